@@ -1,0 +1,1 @@
+"""From stored measurements to tables: metrics, comparison, Pareto. Pure, no torch."""

@@ -1,0 +1,1 @@
+"""Runs trials: fresh workers inside meters, from recipe to stored measurement."""

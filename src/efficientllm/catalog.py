@@ -1,0 +1,91 @@
+"""Where every kind of entry lives: the folder is the registry, the file's name is the entry's name.
+
+Nothing here imports an entry, so listing them costs no torch: names come from the folder, cards are read from the
+source text.
+"""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+from efficientllm.errors import UnknownNameError
+
+PACKAGE = Path(__file__).parent
+
+#: kind of entry -> its folder, relative to the package. This is a list of folders, not of entries.
+FOLDERS = {
+    "mixer": "models/mixers",
+    "position": "models/position",
+    "mlp": "models/mlp",
+    "corpus": "data/corpora",
+    "engine": "engines",
+    "device": "devices",
+    "meter": "meters",
+    "workload": "workloads",
+    "metric": "analysis/metrics",
+    "recipe": "recipes/builtin",
+}
+
+
+def kind_of(word: str) -> str:
+    """Return the kind that `word` names, in the singular or the plural.
+
+    >>> kind_of("mixers"), kind_of("corpora")
+    ('mixer', 'corpus')
+    """
+    for kind, folder in FOLDERS.items():
+        if word in (kind, f"{kind}s", folder.rpartition("/")[2]):
+            return kind
+    raise UnknownNameError("kind", word, FOLDERS)
+
+
+def names(kind: str) -> list[str]:
+    """Return the names of all entries of a kind, sorted, without importing any."""
+    folder = PACKAGE / FOLDERS[kind]
+    if kind == "recipe":
+        return sorted(path.stem for path in folder.glob("*.yaml"))
+    return sorted(path.stem for path in folder.glob("*.py") if not path.name.startswith("_") and _has_entry(path))
+
+
+def path_of(kind: str, name: str, where: str = "") -> Path:
+    """Return the file of an entry: `mla` -> `models/mixers/mla.py`; a path to a `.py` file is itself.
+
+    Raises:
+        UnknownNameError: no such file; the message names the nearest entry.
+    """
+    if kind != "recipe" and name.endswith(".py"):
+        path = Path(name)
+        if path.is_file():
+            return path.resolve()
+        raise UnknownNameError(f"{kind} file", name, names(kind), where)
+    if name not in names(kind):
+        raise UnknownNameError(kind, name, names(kind), where)
+    return PACKAGE / FOLDERS[kind] / f"{name}{'.yaml' if kind == 'recipe' else '.py'}"
+
+
+def module_name(kind: str, name: str) -> str:
+    """Return the dotted module of an entry inside the package.
+
+    >>> module_name("mixer", "mla")
+    'efficientllm.models.mixers.mla'
+    """
+    return f"efficientllm.{FOLDERS[kind].replace('/', '.')}.{name}"
+
+
+def title(path: Path) -> str:
+    """Return the first sentence of an entry file's docstring (of a recipe: of its leading comment)."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".yaml":
+        first = text.splitlines()[0] if text else ""
+        return first.lstrip("# ").strip() if first.startswith("#") else ""
+    return (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
+
+
+def _has_entry(path: Path) -> bool:
+    """Whether a module assigns `ENTRY` at its top level; other files of the folder are its own machinery."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return any(
+        isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "ENTRY" for t in node.targets)
+        for node in tree.body
+    )

@@ -1,0 +1,1 @@
+"""Text to token files: corpus readers, tokenizer, packing, deterministic order."""

@@ -1,0 +1,1 @@
+"""Who runs a model for inference, one file each."""

@@ -1,0 +1,87 @@
+"""What can go wrong, as one tree.
+
+    EfficientLLMError
+    ├── UserError            wrong use: one line, exit code 2
+    │   ├── UnknownNameError     a name that no folder holds, with the nearest one
+    │   ├── RecipeError          a recipe that cannot be read or makes no sense, with file and key
+    │   ├── DataError            a corpus, tokenizer or text that cannot be used
+    │   └── ResultsError         a results folder or file that cannot be read or written
+    └── TrialEnd             a trial ends, for a reason that is itself a result
+        ├── Unsupported          this combination, or this device, cannot do it
+        └── Diverged             the loss became NaN or exploded
+
+A message says what is wrong (with the value), where (file and key, or trial) and what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class EfficientLLMError(Exception):
+    """The root of every error that this package raises on purpose."""
+
+
+class UserError(EfficientLLMError):
+    """Wrong use: printed as one line without a traceback, exit code 2."""
+
+
+class UnknownNameError(UserError):
+    """A name that is not in its folder.
+
+    >>> str(UnknownNameError("mixer", "mla2", ["gqa", "mha", "mla"], where="attention.yaml: axes.mixer"))
+    "unknown mixer 'mla2' in attention.yaml: axes.mixer. Did you mean 'mla'? Known: gqa, mha, mla."
+    """
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], where: str = "") -> None:
+        known = sorted(known)
+        place = f" in {where}" if where else ""
+        super().__init__(f"unknown {kind} {name!r}{place}. {did_you_mean(name, known)}Known: {', '.join(known)}.")
+        self.kind, self.name, self.known = kind, name, known
+
+
+class RecipeError(UserError):
+    """A recipe that cannot be read or makes no sense."""
+
+
+class DataError(UserError):
+    """A corpus, a tokenizer or a text that cannot be used."""
+
+
+class ResultsError(UserError):
+    """A results folder or file that cannot be read or written."""
+
+
+class TrialEnd(EfficientLLMError):
+    """Ends a trial for a reason that is itself a result; `str()` of it is the recorded reason."""
+
+    outcome = "crashed"
+
+
+class Unsupported(TrialEnd):
+    """This combination, or this device, cannot do what the trial asks."""
+
+    outcome = "unsupported"
+
+
+class Diverged(TrialEnd):
+    """The loss became NaN or exploded at `step`."""
+
+    outcome = "diverged"
+
+    def __init__(self, step: int, what: str) -> None:
+        super().__init__(f"{what} at step {step}")
+        self.step = step
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return `"Did you mean 'x'? "` for the nearest known name, or an empty string.
+
+    >>> did_you_mean("learning_rte", ["learning_rate", "tokens"])
+    "Did you mean 'learning_rate'? "
+    >>> did_you_mean("zzz", ["tokens"])
+    ''
+    """
+    nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"Did you mean {nearest[0]!r}? " if nearest else ""

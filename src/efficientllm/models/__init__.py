@@ -1,0 +1,1 @@
+"""The one decoder, its slots (mixers, position, mlp), sizes, building, saving and loading."""

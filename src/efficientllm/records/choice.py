@@ -1,0 +1,41 @@
+"""The choice of one entry for a slot: its name, its options and, for a user's own file, the file's hash."""
+
+from __future__ import annotations
+
+import msgspec
+
+Scalar = bool | int | float | str
+
+
+class Choice(msgspec.Struct, frozen=True, kw_only=True):
+    """Which entry fills a slot.
+
+    In a recipe either a plain name (`mixer: mla`), the path of a user's own file (`mixer: ./my_mixer.py`), or a
+    mapping with options (`mixer: {name: mla, latent_rank: 64}`).
+
+    Attributes:
+        name: the entry's name; for a user's file the file's stem.
+        options: keyword options handed to the entry.
+        path: the user's file as given, empty for an entry of the package. Not part of a trial's identity.
+        sha256: hash of the user's file, empty for an entry of the package.
+    """
+
+    name: str
+    options: dict[str, Scalar] = {}
+    path: str = ""
+    sha256: str = ""
+
+    def address(self) -> str:
+        """Return what `registry.load` takes: the path of a user's file, else the name."""
+        return self.path or self.name
+
+    def label(self) -> str:
+        """Return the choice as a table shows it.
+
+        >>> Choice(name="mla", options={"latent_rank": 64}).label()
+        'mla(latent_rank=64)'
+        """
+        if not self.options:
+            return self.name
+        inner = ", ".join(f"{key}={value}" for key, value in self.options.items())
+        return f"{self.name}({inner})"

@@ -1,0 +1,105 @@
+"""What each workload can be told: one struct a workload, the recipe's keys are its fields.
+
+Every field has a default, so that a recipe names only what it means to set; a trial holds all of them, resolved.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from efficientllm.records.choice import Choice, Scalar
+
+
+class Grid(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One window of inference: so many sequences, with so many tokens in the prompt or in the cache."""
+
+    batch: int = 1
+    tokens: int = 512
+
+
+class ModelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What every workload on a model can be told: the model, its text and its number format.
+
+    Attributes:
+        size: a name of `models.sizes` (`tiny`, `small`, `0.5b` …).
+        shape: fields of `Shape` that replace those of the size.
+        mixer, position, mlp: the decoder's slots.
+        corpus: the text, for training and for held-out quality.
+        tokenizer: `bpe` trains a byte-level BPE of `vocab_tokens` on the corpus; else a folder or hub id.
+        dtype: `float32`, `bfloat16` or `float16`; in training, the autocast type over float32 weights.
+        heldout_tokens: how many held-out tokens judge quality.
+        sequence_tokens: length of a training row and of a quality row.
+        compile: whether torch.compile is used.
+    """
+
+    size: str = "tiny"
+    shape: dict[str, Scalar] = {}
+    mixer: Choice = Choice(name="gqa")
+    position: Choice = Choice(name="rope")
+    mlp: Choice = Choice(name="dense")
+    corpus: Choice = Choice(name="stdlib")
+    tokenizer: str = "bpe"
+    vocab_tokens: int = 4096
+    dtype: str = "float32"
+    heldout_tokens: int = 32768
+    sequence_tokens: int = 256
+    compile: bool = False
+
+
+class PretrainSettings(ModelSettings, frozen=True, kw_only=True, tag_field="workload", tag="pretrain"):
+    """Training from scratch to a fixed token budget, then held-out quality.
+
+    Attributes:
+        tokens: the budget; the run ends with the step that reaches it.
+        micro_batch: rows in one forward pass; accumulation: forward passes in one step.
+        learning_rate: the peak; `warmup_ratio` of the steps rise to it, a cosine ends at `final_lr_ratio` of it.
+        optimizer: `adamw`.
+        clip_norm: global gradient norm above which gradients are scaled; 0 turns it off.
+        divergence_factor: training ends as `diverged` when the loss exceeds so many times its first value.
+    """
+
+    tokens: int = 1_000_000
+    micro_batch: int = 8
+    accumulation: int = 1
+    learning_rate: float = 1e-3
+    warmup_ratio: float = 0.05
+    final_lr_ratio: float = 0.1
+    weight_decay: float = 0.1
+    beta1: float = 0.9
+    beta2: float = 0.95
+    clip_norm: float = 1.0
+    divergence_factor: float = 3.0
+
+
+class InferenceSettings(ModelSettings, frozen=True, kw_only=True, tag_field="workload", tag="inference"):
+    """Prefill and decode, each in windows of its own over a grid, then held-out quality.
+
+    Attributes:
+        engine: who runs the model.
+        prefill: windows that time the prompt alone (TTFT).
+        decode: windows that time one further token a sequence (TPOT), with `tokens` already in the cache.
+    """
+
+    engine: Choice = Choice(name="native")
+    prefill: tuple[Grid, ...] = (Grid(batch=1, tokens=512),)
+    decode: tuple[Grid, ...] = (Grid(batch=1, tokens=512),)
+
+
+class CalibrateSettings(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="workload", tag="calibrate"
+):
+    """The ceilings of a device: matrix products by dtype, read and copy by working set, launch overhead.
+
+    Attributes:
+        dtypes: number formats whose matrix product is timed; one that the device lacks is left out with its reason.
+        burst_s, bursts: length and number of the matrix bursts whose median is the peak.
+        sustained_s: length of the loop whose second half is the sustained rate.
+    """
+
+    dtypes: tuple[str, ...] = ("float32", "bfloat16")
+    burst_s: float = 0.05
+    bursts: int = 20
+    sustained_s: float = 10.0
+
+
+Settings = PretrainSettings | InferenceSettings | CalibrateSettings

@@ -1,0 +1,100 @@
+"""A trial: one thing to measure, and its identity."""
+
+from __future__ import annotations
+
+import hashlib
+
+import msgspec
+
+from efficientllm.records.protocol import PROTOCOL_VERSION, Protocol
+from efficientllm.records.settings import Settings
+
+
+class Trial(msgspec.Struct, frozen=True, kw_only=True):
+    """One cell of a study, once.
+
+    Attributes:
+        id: from `make_trial`; a function of everything below it except the labels.
+        settings: the workload's settings, all of them.
+        device: kind of device, `cpu` or `cuda`.
+        seed: seeds weights and data order; repeats differ in it, techniques of one round share it.
+        repeat: which repeat (round) this is, from 0.
+        parent: id of the trial whose artifact this one takes, or empty.
+        stage: label; the recipe's stage.
+        axes: label; axis -> value, for all axes that led here (those of the parent's stage too).
+        baseline: label; whether the recipe names these axes' values as the baseline.
+    """
+
+    id: str
+    settings: Settings
+    protocol: Protocol
+    device: str
+    seed: int
+    repeat: int
+    parent: str = ""
+    protocol_version: int = PROTOCOL_VERSION
+    stage: str = ""
+    axes: dict[str, str] = {}
+    baseline: bool = False
+
+    def technique(self) -> str:
+        """Return the row's name: the values of its axes.
+
+        >>> from efficientllm.records.examples import example_trial
+        >>> example_trial(axes={"mixer": "mla", "mlp": "moe"}).technique()
+        'mla moe'
+        """
+        return " ".join(self.axes.values()) or self.settings_workload()
+
+    def settings_workload(self) -> str:
+        """Return the workload's name, for example `pretrain`."""
+        return str(type(self.settings).__struct_config__.tag)
+
+
+def make_trial(
+    *,
+    settings: Settings,
+    protocol: Protocol,
+    device: str,
+    seed: int,
+    repeat: int,
+    parent: str = "",
+    stage: str = "",
+    axes: dict[str, str] | None = None,
+    baseline: bool = False,
+) -> Trial:
+    """Build a trial with its id: a hash of what is measured, not of what it is called.
+
+    The recipe's name, the stage's name, labels and the path of a user's own file (its hash counts instead) leave the
+    id alone, so that the same cell of two studies is the same trial.
+    """
+    identity = [
+        _without_paths(msgspec.to_builtins(settings)),
+        msgspec.to_builtins(protocol),
+        device,
+        seed,
+        repeat,
+        parent,
+        PROTOCOL_VERSION,
+    ]
+    digest = hashlib.sha256(msgspec.json.encode(identity, order="deterministic")).hexdigest()[:16]
+    return Trial(
+        id=digest,
+        settings=settings,
+        protocol=protocol,
+        device=device,
+        seed=seed,
+        repeat=repeat,
+        parent=parent,
+        stage=stage,
+        axes=axes or {},
+        baseline=baseline,
+    )
+
+
+def _without_paths(value: object) -> object:
+    if isinstance(value, dict):
+        return {k: _without_paths(v) for k, v in value.items() if not (k == "path" and "sha256" in value)}
+    if isinstance(value, list | tuple):
+        return [_without_paths(item) for item in value]
+    return value

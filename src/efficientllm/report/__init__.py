@@ -1,0 +1,1 @@
+"""Tables for the terminal, Markdown, and one offline HTML page. No torch."""

@@ -1,0 +1,1 @@
+"""What a trial does: train, infer, judge quality, calibrate. Knows nothing of meters."""
