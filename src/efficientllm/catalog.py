@@ -7,6 +7,7 @@ source text.
 from __future__ import annotations
 
 import ast
+import functools
 from pathlib import Path
 
 from efficientllm.errors import UnknownNameError
@@ -84,6 +85,11 @@ def title(path: Path) -> str:
 
 def _has_entry(path: Path) -> bool:
     """Whether a module assigns `ENTRY` at its top level; other files of the folder are its own machinery."""
+    return _assigns_entry(path, path.stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=1024)
+def _assigns_entry(path: Path, _mtime_ns: int) -> bool:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     return any(
         isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "ENTRY" for t in node.targets)

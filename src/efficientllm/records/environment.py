@@ -6,6 +6,9 @@ import hashlib
 
 import msgspec
 
+#: Libraries under every trial; the others are loaded by some techniques only and must not part a table.
+_SHARED_LIBRARIES = ("torch", "triton")
+
 
 class DeviceInfo(msgspec.Struct, frozen=True, kw_only=True):
     """One device, as the driver or the operating system names it.
@@ -32,8 +35,9 @@ class DeviceInfo(msgspec.Struct, frozen=True, kw_only=True):
 class Environment(msgspec.Struct, frozen=True, kw_only=True):
     """The machine and the code of a measurement.
 
-    `machine_id` is a hash of device and software: measurements compare within one machine id. `id` adds the digest
-    of the measuring code that the trial loads: a trial is measured again when that code changes.
+    `machine_id` is a hash of the devices and of what all trials share (Python, torch, threads): measurements compare
+    within one machine id. `id` adds the other libraries and the digest of the measuring code that the trial loads: a
+    trial is measured again when these change.
     """
 
     id: str
@@ -62,10 +66,10 @@ def make_environment(
     host: str = "",
 ) -> Environment:
     """Build an environment with its two ids; git state and host name are recorded beside them, not hashed."""
-    machine = [msgspec.to_builtins(devices), python, platform, libraries, threads]
-    machine_id = _digest(machine)
+    shared = {name: version for name, version in libraries.items() if name in _SHARED_LIBRARIES}
+    machine_id = _digest([msgspec.to_builtins(devices), python, platform, shared, threads])
     return Environment(
-        id=_digest([machine_id, code_digest]),
+        id=_digest([machine_id, libraries, code_digest]),
         machine_id=machine_id,
         devices=devices,
         python=python,

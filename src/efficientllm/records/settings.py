@@ -5,16 +5,27 @@ Every field has a default, so that a recipe names only what it means to set; a t
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
 import msgspec
 
 from efficientllm.records.choice import Choice, Scalar
+
+# Bounds that no real run comes near: they turn a slip (a negative size, a stray factor of a million) into one line.
+Count = Annotated[int, msgspec.Meta(ge=1, le=10**15)]
+Length = Annotated[int, msgspec.Meta(ge=1, le=2**24)]
+Rows = Annotated[int, msgspec.Meta(ge=1, le=2**20)]
+Positive = Annotated[float, msgspec.Meta(gt=0.0, le=1e6)]
+NonNegative = Annotated[float, msgspec.Meta(ge=0.0, le=1e6)]
+Fraction = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
+Dtype = Literal["float32", "bfloat16", "float16"]
 
 
 class Grid(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One window of inference: so many sequences, with so many tokens in the prompt or in the cache."""
 
-    batch: int = 1
-    tokens: int = 512
+    batch: Rows = 1
+    tokens: Length = 512
 
 
 class ModelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -39,10 +50,10 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     mlp: Choice = Choice(name="dense")
     corpus: Choice = Choice(name="stdlib")
     tokenizer: str = "bpe"
-    vocab_tokens: int = 4096
-    dtype: str = "float32"
-    heldout_tokens: int = 32768
-    sequence_tokens: int = 256
+    vocab_tokens: Annotated[int, msgspec.Meta(ge=257, le=2**24)] = 4096
+    dtype: Dtype = "float32"
+    heldout_tokens: Count = 32768
+    sequence_tokens: Length = 256
     compile: bool = False
 
 
@@ -53,22 +64,22 @@ class PretrainSettings(ModelSettings, frozen=True, kw_only=True, tag_field="work
         tokens: the budget; the run ends with the step that reaches it.
         micro_batch: rows in one forward pass; accumulation: forward passes in one step.
         learning_rate: the peak; `warmup_ratio` of the steps rise to it, a cosine ends at `final_lr_ratio` of it.
-        optimizer: `adamw`.
+        weight_decay, beta1, beta2: of AdamW.
         clip_norm: global gradient norm above which gradients are scaled; 0 turns it off.
         divergence_factor: training ends as `diverged` when the loss exceeds so many times its first value.
     """
 
-    tokens: int = 1_000_000
-    micro_batch: int = 8
-    accumulation: int = 1
-    learning_rate: float = 1e-3
-    warmup_ratio: float = 0.05
-    final_lr_ratio: float = 0.1
-    weight_decay: float = 0.1
-    beta1: float = 0.9
-    beta2: float = 0.95
-    clip_norm: float = 1.0
-    divergence_factor: float = 3.0
+    tokens: Count = 1_000_000
+    micro_batch: Rows = 8
+    accumulation: Rows = 1
+    learning_rate: Positive = 1e-3
+    warmup_ratio: Fraction = 0.05
+    final_lr_ratio: Fraction = 0.1
+    weight_decay: NonNegative = 0.1
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.95
+    clip_norm: NonNegative = 1.0
+    divergence_factor: Positive = 3.0
 
 
 class InferenceSettings(ModelSettings, frozen=True, kw_only=True, tag_field="workload", tag="inference"):
@@ -96,10 +107,15 @@ class CalibrateSettings(
         sustained_s: length of the loop whose second half is the sustained rate.
     """
 
-    dtypes: tuple[str, ...] = ("float32", "bfloat16")
-    burst_s: float = 0.05
-    bursts: int = 20
-    sustained_s: float = 10.0
+    dtypes: tuple[Dtype, ...] = ("float32", "bfloat16")
+    burst_s: Positive = 0.05
+    bursts: Rows = 20
+    sustained_s: Positive = 10.0
 
 
 Settings = PretrainSettings | InferenceSettings | CalibrateSettings
+
+#: workload -> its settings.
+SETTINGS: dict[str, type[Settings]] = {
+    str(kind.__struct_config__.tag): kind for kind in (PretrainSettings, InferenceSettings, CalibrateSettings)
+}

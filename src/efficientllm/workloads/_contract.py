@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from efficientllm.records.card import Card
-from efficientllm.records.measurement import DataFacts, ModelFacts
+from efficientllm.records.measurement import Ceilings, DataFacts, ModelFacts
 from efficientllm.records.trial import Trial
 from efficientllm.records.window import Work
 
@@ -48,19 +48,18 @@ class Recorder(Protocol):
         """Time a part of start-up or tear-down (`load`, `warmup` …)."""
         ...
 
-    def warm_up(self, step: Callable[[], object]) -> None:
-        """Call `step` until step time is steady, as the protocol says."""
+    def warm_up(self, step: Callable[[], object], *, max_steps: int | None = None) -> int:
+        """Call `step` until step time is steady, as the protocol says; return how often it was called."""
+        ...
+
+    def attempt(self, name: str, coordinates: dict[str, int]) -> AbstractContextManager[None]:
+        """One point of a grid: running out of memory inside ends this point as `oom`, not the trial."""
         ...
 
     def window(
-        self,
-        name: str,
-        *,
-        work: Work,
-        coordinates: dict[str, int] | None = None,
-        adaptive: bool = True,
+        self, name: str, *, work: Work, coordinates: dict[str, int] | None = None, adaptive: bool = True
     ) -> AbstractContextManager[OpenWindow]:
-        """Open a measured window; running out of memory inside it ends the window, not the trial."""
+        """Open a measured window."""
         ...
 
     def baseline_memory(self) -> None:
@@ -77,6 +76,10 @@ class Recorder(Protocol):
 
     def data(self, facts: DataFacts) -> None:
         """Set the text's identity."""
+        ...
+
+    def ceilings(self, ceilings: Ceilings) -> None:
+        """Set what the device reaches at most."""
         ...
 
     def card(self, slot: str, card: Card) -> None:

@@ -1,0 +1,114 @@
+"""Puts a record together from what the worker said and what the sampler saw."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from efficientllm.meters.sampler import Samples
+from efficientllm.meters.windows import window_figures
+from efficientllm.records import events
+from efficientllm.records.card import Card
+from efficientllm.records.measurement import Ceilings, DataFacts, ModelFacts
+from efficientllm.records.series import Series
+from efficientllm.records.window import Caution, Window
+
+
+@dataclass
+class Told:
+    """All events of one worker, sorted out; times still on the machine's clock."""
+
+    opened: dict[int, events.Opened] = field(default_factory=dict)
+    closed: dict[int, events.Closed] = field(default_factory=dict)
+    series: dict[tuple[int, str], list[events.Values]] = field(default_factory=dict)
+    figures: dict[int, dict[str, float]] = field(default_factory=dict)
+    missing: dict[int, dict[str, str]] = field(default_factory=dict)
+    phases_s: dict[str, float] = field(default_factory=dict)
+    model: ModelFacts | None = None
+    data: DataFacts | None = None
+    ceilings: Ceilings | None = None
+    cards: dict[str, Card] = field(default_factory=dict)
+    cautions: tuple[Caution, ...] = ()
+    end: events.End | None = None
+
+
+def sort_out(said: list[events.AnyEvent]) -> Told:
+    """Group a worker's events by window and kind."""
+    told = Told()
+    for event in said:
+        match event:
+            case events.Opened():
+                told.opened[event.window] = event
+            case events.Closed():
+                told.closed[event.window] = event
+            case events.Values():
+                told.series.setdefault((event.window, event.name), []).append(event)
+            case events.Figure():
+                told.figures.setdefault(event.window, {})[event.name] = event.value
+            case events.Missing():
+                told.missing.setdefault(event.window, {})[event.name] = event.reason
+            case events.Phase():
+                told.phases_s[event.name] = told.phases_s.get(event.name, 0.0) + event.elapsed_s
+            case events.Facts():
+                told.model, told.data = event.model or told.model, event.data or told.data
+                told.ceilings = event.ceilings or told.ceilings
+                told.cards.update(event.cards)
+                told.cautions += event.cautions
+            case events.End():
+                told.end = event
+            case events.Progress():
+                pass
+    return told
+
+
+def windows(told: Told, samples: Samples, start_s: float, last_s: float) -> tuple[Window, ...]:
+    """Return the windows with the sampler's series cut to them, on a clock that starts at `start_s`.
+
+    A window that was never closed (its process was killed) ends at `last_s`.
+    """
+    return tuple(_window(told, samples, index, start_s, last_s) for index in sorted(told.opened))
+
+
+def _window(told: Told, samples: Samples, index: int, start_s: float, last_s: float) -> Window:
+    opened = told.opened[index]
+    closed = told.closed.get(index) or events.Closed(
+        window=index, at_s=last_s, outcome="crashed", reason="the process ended inside this window"
+    )
+    sampled, figures, absent = window_figures(samples, opened.at_s, closed.at_s)
+    own = tuple(_joined(parts) for (window, _), parts in told.series.items() if window == index)
+    return Window(
+        name=opened.name,
+        coordinates=opened.coordinates,
+        outcome=closed.outcome,
+        reason=closed.reason,
+        begin_s=opened.at_s - start_s,
+        end_s=closed.at_s - start_s,
+        work=opened.work,
+        series=tuple(_shifted(series, start_s) for series in (*own, *sampled)),
+        figures={**figures, **told.figures.get(index, {})},
+        absent={**absent, **told.missing.get(index, {})},
+    )
+
+
+def _joined(parts: list[events.Values]) -> Series:
+    first = parts[0]
+    return Series(
+        name=first.name,
+        unit=first.unit,
+        source=first.source,
+        at_s=tuple(at for part in parts for at in part.at_s),
+        values=tuple(value for part in parts for value in part.values),
+    )
+
+
+def _shifted(series: Series, start_s: float) -> Series:
+    # A microsecond is finer than any edge that is measured here, and rounding halves the record's size.
+    at_s = tuple(round(at - start_s, 6) for at in series.at_s)
+    return Series(
+        name=series.name,
+        unit=series.unit,
+        at_s=at_s,
+        values=series.values,
+        source=series.source,
+        rank=series.rank,
+        device=series.device,
+    )

@@ -1,0 +1,84 @@
+"""A digest of the measuring code that a trial loads, so that a change of that code means a new measurement.
+
+The code is found without running it: from the worker and the trial's own entries, along the import statements.
+Comments and docstrings do not count.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+from pathlib import Path
+
+import msgspec
+
+from efficientllm import catalog
+from efficientllm.records.choice import Choice
+from efficientllm.records.settings import InferenceSettings, PretrainSettings, Settings
+
+_PREFIX = "efficientllm."
+
+
+def code_digest(settings: Settings, device: str, parent_digest: str = "") -> str:
+    """Return a hash over the code behind a trial and, where it takes an artifact, over its parent's."""
+    roots = [catalog.PACKAGE / "bench" / "worker.py", *_entry_files(settings, device)]
+    digest = hashlib.sha256(parent_digest.encode())
+    for path in sorted(closure(roots)):
+        digest.update(str(path.relative_to(catalog.PACKAGE)).encode())
+        digest.update(_meaning(path, path.stat().st_mtime_ns).encode())
+    return digest.hexdigest()[:16]
+
+
+def closure(roots: list[Path]) -> set[Path]:
+    """Return the package's files that `roots` import, directly or not, and the roots themselves."""
+    found: set[Path] = set()
+    waiting = list(roots)
+    while waiting:
+        path = waiting.pop()
+        if path not in found:
+            found.add(path)
+            waiting += _imported(path, path.stat().st_mtime_ns)
+    return found
+
+
+def _entry_files(settings: Settings, device: str) -> list[Path]:
+    workload = str(type(settings).__struct_config__.tag)
+    files = [catalog.path_of("workload", workload), catalog.path_of("device", device)]
+    files += [catalog.path_of("meter", name) for name in catalog.names("meter")]
+    if isinstance(settings, PretrainSettings | InferenceSettings):
+        for field in msgspec.structs.fields(type(settings)):
+            choice = getattr(settings, field.name)
+            if isinstance(choice, Choice) and not choice.path:
+                files.append(catalog.path_of(field.name, choice.name))
+    return files
+
+
+@functools.lru_cache(maxsize=4096)
+def _imported(path: Path, _mtime_ns: int) -> tuple[Path, ...]:
+    modules: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            modules.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            modules.add(node.module)
+            modules.update(f"{node.module}.{alias.name}" for alias in node.names)
+    files = (_file_of(module) for module in modules if module.startswith(_PREFIX))
+    return tuple(file for file in files if file)
+
+
+def _file_of(module: str) -> Path | None:
+    file = catalog.PACKAGE.joinpath(*module.removeprefix(_PREFIX).split("."))
+    return next((path for path in (file.with_suffix(".py"), file / "__init__.py") if path.is_file()), None)
+
+
+@functools.lru_cache(maxsize=4096)
+def _meaning(path: Path, _mtime_ns: int) -> str:
+    """Return a file's code without comments, docstrings and layout."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and (
+            ast.get_docstring(node) is not None
+        ):
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.dump(tree)

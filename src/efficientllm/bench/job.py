@@ -1,0 +1,21 @@
+"""What the runner hands to a worker, as a file."""
+
+from __future__ import annotations
+
+import msgspec
+
+from efficientllm.records.trial import Trial
+
+JOB_FILE = "job.json"
+EVENTS_FILE = "events.jsonl"
+OUTPUT_FILE = "output.txt"
+
+
+class JobFile(msgspec.Struct, frozen=True, kw_only=True):
+    """One trial and the folders around it; empty where there is none."""
+
+    trial: Trial
+    cache: str
+    threads: int
+    artifact: str = ""
+    parent_artifact: str = ""

@@ -1,0 +1,192 @@
+"""Runs one trial: a fresh worker inside meters, and what they saw as one measurement.
+
+    runner    sampler starts ── rest, idle ── worker starts ···················· worker ends ── sampler stops
+    worker                                    import │ load │ warm-up │ window │ … │ quality │ end
+    sampler   ·  ·  ·  ·  ·  ·  ·  ·  ·  ·  ·  ·  ·  ·  ·  ·  ·  ·  ·  ·  ·  ·  ·  ·  ·  ·
+
+This is the one place where workloads and meters meet.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+import efficientllm
+from efficientllm.bench.assemble import Told, sort_out, windows
+from efficientllm.bench.job import EVENTS_FILE, JOB_FILE, OUTPUT_FILE, JobFile
+from efficientllm.bench.protocol import settle
+from efficientllm.devices._contract import Device
+from efficientllm.meters.sampler import SamplerProcess, Samples
+from efficientllm.records import events
+from efficientllm.records.environment import Environment
+from efficientllm.records.measurement import Ceilings, Measurement
+from efficientllm.records.window import Caution
+
+_POLL_S = 0.05
+_GRACE_S = 5.0
+
+ProgressCall = Callable[[events.Progress], None]
+
+
+class Interrupted(Exception):
+    """The user stopped the trial; what it had said until then is in `measurement`."""
+
+    def __init__(self, measurement: Measurement) -> None:
+        super().__init__("interrupted")
+        self.measurement = measurement
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that one run of a trial needs beside the job."""
+
+    job: JobFile
+    device: Device
+    environment: Environment
+    measurement_id: str
+    ceilings: Ceilings | None = None
+
+
+def run_trial(run: Run, on_progress: ProgressCall = lambda _: None) -> Measurement:
+    """Run a trial in a process of its own and return what was seen; judging and storing are the caller's.
+
+    Raises:
+        Interrupted: Ctrl-C; carries the measurement with outcome `interrupted`.
+    """
+    with tempfile.TemporaryDirectory(prefix="efficientllm-") as scratch:
+        folder = Path(scratch)
+        (folder / JOB_FILE).write_bytes(msgspec.json.encode(run.job))
+        return _run_in(folder, run, on_progress)
+
+
+def _run_in(folder: Path, run: Run, on_progress: ProgressCall) -> Measurement:
+    started_at = datetime.now(UTC).isoformat(timespec="seconds")
+    protocol = run.job.trial.protocol
+    sampler = SamplerProcess.start(run.device, pids=[], interval_s=protocol.sample_interval_s, folder=folder)
+    interrupted = False
+    cautions: tuple[Caution, ...] = ()
+    worker: subprocess.Popen[bytes] | None = None
+    start_s = time.perf_counter()
+    try:
+        cautions = settle(run.device, protocol)
+        start_s = time.perf_counter()
+        worker = _start_worker(folder)
+        sampler.add_pid(worker.pid)
+        _follow(worker, folder / EVENTS_FILE, on_progress)
+    except KeyboardInterrupt:
+        interrupted = True
+        _stop(worker)
+    last_s = time.perf_counter()
+    samples = sampler.stop()
+    told = sort_out(events.decode_events(_read(folder / EVENTS_FILE))[0])
+    outcome, reason = _outcome(told, worker, interrupted, folder)
+    measurement = _measurement(run, told, samples, start_s, last_s, outcome, reason, started_at, cautions)
+    if interrupted:
+        raise Interrupted(measurement)
+    return measurement
+
+
+def _start_worker(folder: Path) -> subprocess.Popen[bytes]:
+    """Start the measured process in a session of its own, so that Ctrl-C reaches it through us only."""
+    environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
+    output = (folder / OUTPUT_FILE).open("wb")
+    with output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "efficientllm.bench.worker", str(folder)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
+
+
+def _follow(worker: subprocess.Popen[bytes], file: Path, on_progress: ProgressCall) -> None:
+    """Wait for the worker to end, and pass on its progress."""
+    taken = 0
+    while worker.poll() is None:
+        time.sleep(_POLL_S)
+        said, size = events.decode_events(_read(file, taken))
+        taken += size
+        for event in said:
+            if isinstance(event, events.Progress):
+                on_progress(event)
+
+
+def _stop(worker: subprocess.Popen[bytes] | None) -> None:
+    """Ask the worker to end, then make it."""
+    if worker is None or worker.poll() is not None:
+        return
+    worker.send_signal(signal.SIGINT)
+    try:
+        worker.wait(_GRACE_S)
+    except subprocess.TimeoutExpired:
+        worker.kill()
+        worker.wait()
+
+
+def _read(file: Path, offset: int = 0) -> bytes:
+    try:
+        with file.open("rb") as stream:
+            stream.seek(offset)
+            return stream.read()
+    except FileNotFoundError:  # the worker has not begun to speak
+        return b""
+
+
+def _outcome(told: Told, worker: subprocess.Popen[bytes] | None, interrupted: bool, folder: Path) -> tuple[str, str]:
+    if interrupted:
+        return "interrupted", "interrupted by the user"
+    if told.end is not None:
+        return told.end.outcome, told.end.reason
+    code = worker.returncode if worker else None
+    if code is not None and code < 0:
+        name = signal.Signals(-code).name
+        why = " (the kernel sends it when the machine's memory runs out)" if name == "SIGKILL" else ""
+        return "crashed", f"the worker was killed by {name}{why}"
+    lines = _read(folder / OUTPUT_FILE).decode(errors="replace").strip().splitlines()
+    return "crashed", f"the worker ended with exit code {code}: {lines[-1] if lines else 'it said nothing'}"
+
+
+def _measurement(
+    run: Run,
+    told: Told,
+    samples: Samples,
+    start_s: float,
+    last_s: float,
+    outcome: str,
+    reason: str,
+    started_at: str,
+    cautions: tuple[Caution, ...],
+) -> Measurement:
+    if told.end is not None and told.end.traceback:
+        cautions += (Caution(code="traceback", text=told.end.traceback),)
+    return Measurement(
+        id=run.measurement_id,
+        trial=run.job.trial,
+        environment=run.environment,
+        outcome=outcome,
+        reason=reason,
+        started_at=started_at,
+        software_version=efficientllm.__version__,
+        windows=windows(told, samples, start_s, last_s),
+        model=told.model,
+        data=told.data,
+        ceilings=told.ceilings or run.ceilings,
+        cards=told.cards,
+        phases_s=told.phases_s,
+        figures={**told.figures.get(-1, {}), **samples.cost()},
+        absent={**samples.absent, **told.missing.get(-1, {})},
+        cautions=(*cautions, *told.cautions),
+    )

@@ -1,0 +1,208 @@
+"""Runs a plan: what is stored already is skipped, the rest is measured, judged and stored, one trial after another."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from efficientllm.bench.ceilings import calibrate, ceilings_of
+from efficientllm.bench.digest import code_digest
+from efficientllm.bench.job import JobFile
+from efficientllm.bench.lock import study_lock
+from efficientllm.bench.probe import host_threads, probe_environment
+from efficientllm.bench.runner import Interrupted, Run, run_trial
+from efficientllm.data.prepare import prepare
+from efficientllm.devices._contract import Device
+from efficientllm.devices.peaks import datasheet
+from efficientllm.models.shape import resolve_shape
+from efficientllm.physics.judge import judge
+from efficientllm.recipes.expand import Plan
+from efficientllm.records.environment import Environment
+from efficientllm.records.events import Progress
+from efficientllm.records.measurement import Ceilings, Measurement
+from efficientllm.records.settings import ModelSettings, PretrainSettings
+from efficientllm.records.trial import Trial
+from efficientllm.store.folder import Study
+
+
+class Watcher(Protocol):
+    """Who is told how a study goes on."""
+
+    def note(self, text: str) -> None:
+        """Something is done that is no trial (data, calibration)."""
+        ...
+
+    def trial(self, index: int, total: int, trial: Trial) -> None:
+        """A trial begins."""
+        ...
+
+    def progress(self, progress: Progress) -> None:
+        """The present trial has come so far."""
+        ...
+
+    def ended(self, measurement: Measurement, *, stored_before: bool) -> None:
+        """A trial is done, now or in an earlier run."""
+        ...
+
+
+@dataclass
+class StudyRun:
+    """One call of `run`: the plan, where its results go, and who watches.
+
+    Attributes:
+        measurements: of all trials of the plan, in its order, as far as the run came.
+    """
+
+    plan: Plan
+    study: Study
+    results: Path
+    device: Device
+    watcher: Watcher
+    measurements: list[Measurement] = field(default_factory=list)
+    _environments: dict[str, Environment] = field(default_factory=dict)
+    _ceilings: Ceilings | None = None
+
+    @property
+    def threads(self) -> int:
+        """Processor threads of a worker."""
+        return host_threads()
+
+    def run(self) -> list[Measurement]:
+        """Measure what is missing.
+
+        Raises:
+            UserError: the results folder, the corpus or the shape cannot be used; nothing has been measured then.
+            KeyboardInterrupt: Ctrl-C; the present trial is stored as interrupted.
+        """
+        self.study.check_writable()
+        with study_lock(self.study.folder):
+            self._prepare()
+            for trial in self.plan.trials:
+                self._environments[trial.id] = self._environment(trial)
+            for index, trial in enumerate(self.plan.trials):
+                self.watcher.trial(index, len(self.plan.trials), trial)
+                self._one(trial)
+        return self.measurements
+
+    def missing(self) -> list[Trial]:
+        """Return the trials that are not stored for this environment yet."""
+        for trial in self.plan.trials:
+            self._environments[trial.id] = self._environment(trial)
+        return [trial for trial in self.plan.trials if self._stored(trial) is None]
+
+    def _prepare(self) -> None:
+        """Do what concerns all trials, so that bad input stops the run before anything is measured."""
+        for settings in _distinct_models(self.plan):
+            self.watcher.note(f"text: {settings.corpus.label()}")
+            budget = settings.tokens if isinstance(settings, PretrainSettings) else None
+            prepared = prepare(settings, self.cache, budget)
+            resolve_shape(settings, prepared.tokenizer.vocab_tokens)
+        self.watcher.note("calibration of this device")
+        calibration = calibrate(self.results, self.device, self.threads, self.watcher.progress)
+        self._ceilings = ceilings_of(calibration)
+
+    @property
+    def cache(self) -> Path:
+        """Token files and tokenizers, shared by all studies of a results folder."""
+        return self.results / ".cache"
+
+    def _one(self, trial: Trial) -> None:
+        stored = self._stored(trial)
+        if stored is not None:
+            self._end(stored, stored_before=True)
+            return
+        blocked = self._blocked(trial)
+        self._end(blocked or self._measure(trial), stored_before=False, write=True)
+
+    def _end(self, measurement: Measurement, *, stored_before: bool, write: bool = False) -> None:
+        if write:
+            self.study.write(measurement)
+        self.measurements.append(measurement)
+        self.watcher.ended(measurement, stored_before=stored_before)
+
+    def _measure(self, trial: Trial) -> Measurement:
+        parent = self._trial(trial.parent)
+        if parent is not None and not self._artifact(parent).is_dir():
+            self.watcher.note(f"making {parent.technique()} again: its checkpoint is gone, its record stays")
+            self._run(parent)
+        return self._run(trial)
+
+    def _run(self, trial: Trial) -> Measurement:
+        environment, parent = self._environments[trial.id], self._trial(trial.parent)
+        taken = any(other.parent == trial.id for other in self.plan.trials)
+        if taken:
+            shutil.rmtree(self._artifact(trial), ignore_errors=True)
+        job = JobFile(
+            trial=trial,
+            cache=str(self.cache),
+            threads=self.threads,
+            artifact=str(self._artifact(trial)) if taken else "",
+            parent_artifact=str(self._artifact(parent)) if parent else "",
+        )
+        run = Run(job, self.device, environment, self._next_id(trial), self._ceilings)
+        try:
+            return judge(run_trial(run, self.watcher.progress), datasheet(self.device.info().name))
+        except Interrupted as interrupted:
+            self._end(interrupted.measurement, stored_before=False, write=True)
+            raise KeyboardInterrupt from interrupted
+
+    def _blocked(self, trial: Trial) -> Measurement | None:
+        """Return the record of a trial that cannot run since its parent left nothing, or None."""
+        parent = next((m for m in self.measurements if m.trial.id == trial.parent), None)
+        if parent is None or parent.outcome in ("ok", "invalid"):
+            return None
+        return Measurement(
+            id=self._next_id(trial),
+            trial=trial,
+            environment=self._environments[trial.id],
+            outcome=parent.outcome,
+            reason=f"no checkpoint to start from: {parent.trial.stage} ended as {parent.outcome}: {parent.reason}",
+        )
+
+    def _stored(self, trial: Trial) -> Measurement | None:
+        return self.study.done(trial.id, self._environments[trial.id].id)
+
+    def _next_id(self, trial: Trial) -> str:
+        environment = self._environments[trial.id]
+        return f"{trial.id}-{environment.id}-{self.study.next_attempt(trial.id, environment.id)}"
+
+    def _environment(self, trial: Trial) -> Environment:
+        parent = self._environments.get(trial.parent)
+        digest = code_digest(trial.settings, self.device.kind, parent.code_digest if parent else "")
+        return probe_environment(self.device, digest, self.threads)
+
+    def _trial(self, trial_id: str) -> Trial | None:
+        return next((trial for trial in self.plan.trials if trial.id == trial_id), None)
+
+    def _artifact(self, trial: Trial) -> Path:
+        """Return the folder of a trial's artifact; the environment is in its name, so that none is ever stale."""
+        return self.study.artifact_folder(f"{trial.id}-{self._environments[trial.id].id}")
+
+
+def _distinct_models(plan: Plan) -> list[ModelSettings]:
+    """Return one settings struct for each distinct text and shape; of equal ones the largest budget."""
+    found: dict[bytes, ModelSettings] = {}
+    for trial in plan.trials:
+        settings = trial.settings
+        if not isinstance(settings, ModelSettings):
+            continue
+        key = msgspec.json.encode(
+            [
+                settings.corpus,
+                settings.tokenizer,
+                settings.vocab_tokens,
+                settings.size,
+                settings.shape,
+                settings.sequence_tokens,
+                settings.heldout_tokens,
+            ],
+            order="deterministic",
+        )
+        known = found.get(key)
+        if known is None or getattr(settings, "tokens", 0) > getattr(known, "tokens", 0):
+            found[key] = settings
+    return list(found.values())

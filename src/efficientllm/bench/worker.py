@@ -1,0 +1,89 @@
+"""The measured process: runs one trial and says what it does, as events in a file.
+
+python -m efficientllm.bench.worker FOLDER      (the folder holds the job; events go there too)
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+
+import msgspec
+
+from efficientllm import registry
+from efficientllm.bench.job import EVENTS_FILE, JOB_FILE, JobFile
+from efficientllm.devices._contract import Device
+from efficientllm.devices.choose import open_device
+from efficientllm.errors import EfficientLLMError, TrialEnd
+from efficientllm.meters.marks import Marks
+from efficientllm.records import events
+from efficientllm.workloads._contract import Job, WorkloadEntry
+
+
+def main(folder: Path) -> None:
+    """Run the job of a folder; whatever happens is said in the events, the exit code is 0."""
+    _end_with_parent()
+    job_file = msgspec.json.decode((folder / JOB_FILE).read_bytes(), type=JobFile)
+    device = open_device(job_file.trial.device)
+    marks = Marks(folder / EVENTS_FILE, device, job_file.trial.protocol)
+    marks.say(run_job(job_file, marks, device))
+    marks.close()
+
+
+def run_job(job_file: JobFile, marks: Marks, device: Device) -> events.End:
+    """Run a workload and turn however it ends into an outcome with its reason."""
+    try:
+        with marks.phase("import"):
+            import torch
+
+            torch.set_num_threads(job_file.threads)
+            entry: WorkloadEntry = registry.load("workload", job_file.trial.settings_workload())
+        entry.run(_job(job_file, marks))
+    except KeyboardInterrupt:
+        return events.End(outcome="interrupted", reason="interrupted by the user")
+    except TrialEnd as end:
+        return events.End(outcome=end.outcome, reason=str(end))
+    except EfficientLLMError as error:
+        return events.End(outcome="crashed", reason=str(error))
+    except Exception as error:  # noqa: BLE001 - the boundary of the trial: every failure becomes a stored outcome
+        outcome = "oom" if device.is_out_of_memory(error) else "crashed"
+        return events.End(outcome=outcome, reason=_reason(error), traceback=traceback.format_exc()[-8000:])
+    return events.End(outcome="ok")
+
+
+def _job(job_file: JobFile, marks: Marks) -> Job:
+    return Job(
+        trial=job_file.trial,
+        recorder=marks,
+        cache=Path(job_file.cache),
+        threads=job_file.threads,
+        artifact=Path(job_file.artifact) if job_file.artifact else None,
+        parent_artifact=Path(job_file.parent_artifact) if job_file.parent_artifact else None,
+    )
+
+
+def _reason(error: Exception) -> str:
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    text = str(error).strip()
+    first = text.splitlines()[0] if text else "no message"
+    return f"{type(error).__name__}: {first} ({Path(last.filename).name}:{last.lineno})"
+
+
+def _end_with_parent() -> None:
+    """End this process soon after the runner has gone, however it went: nobody would read what it measures."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,63 @@
+"""The entry of the command line: finds the commands in this folder and turns errors into one line."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from pathlib import Path
+
+import typer
+
+from efficientllm import __version__
+from efficientllm.errors import EfficientLLMError, UserError
+
+_USE = 2
+_INTERRUPTED = 130
+
+
+def build_app() -> typer.Typer:
+    """Return the command line with one subcommand for each file of this folder that ends with `ENTRY`."""
+    app = typer.Typer(
+        name="efficientllm",
+        help="Measure, on your own hardware, which efficiency technique of language models to use.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    app.callback()(_root)
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        entry = getattr(importlib.import_module(f"efficientllm.cli.{path.stem}"), "ENTRY", None)
+        if entry is not None:
+            app.command(path.stem.rstrip("_"))(entry)
+    return app
+
+
+def _root(version: bool = typer.Option(False, "--version", help="Print the version and exit.")) -> None:
+    if version:
+        typer.echo(f"efficientllm {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line; exit 0 done, 1 something measured failed, 2 wrong use, 130 interrupted."""
+    try:
+        build_app()()
+    except UserError as error:
+        _last_words(f"error: {error}", _USE)
+    except EfficientLLMError as error:
+        _last_words(f"error: {error}", 1)
+    except KeyboardInterrupt:
+        _last_words("interrupted; what was measured is stored, and the same command goes on from here", _INTERRUPTED)
+    except BrokenPipeError:  # the reader of our output has gone (`… | head`): nothing is wrong
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+def _last_words(text: str, code: int) -> None:
+    print(text, file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""`report`: write a study's page, or its table as Markdown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from efficientllm.cli.options import DEFAULT_RESULTS, Results, StudyName
+from efficientllm.errors import ResultsError, UserError
+
+_FORMATS = ("html", "markdown")
+
+
+def report(
+    study: StudyName,
+    results: Results = DEFAULT_RESULTS,
+    style: Annotated[str, typer.Option("--format", help="html or markdown.")] = "html",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File to write; Markdown goes to the screen without it.")
+    ] = None,
+) -> None:
+    """Write a study's page as one offline HTML file, or its table as Markdown."""
+    if style not in _FORMATS:
+        raise UserError(f"--format: {style!r} is none of {', '.join(_FORMATS)}.")
+    from efficientllm.cli._tables import study_table_of, write_page
+
+    if style == "html" and output is None:
+        typer.echo(write_page(results, study)[1])
+        return
+    table, measurements = study_table_of(results, study)
+    if style == "html":
+        from efficientllm.report.html import page
+
+        text = page(table, measurements)
+    else:
+        from efficientllm.report.markdown import markdown
+
+        text = markdown(table)
+    if output is None:
+        typer.echo(text)
+        return
+    try:
+        output.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ResultsError(f"cannot write {output}: {error.strerror}. Give another --output.") from error
+    typer.echo(output)
+
+
+ENTRY = report

@@ -1,0 +1,112 @@
+"""`run`: measure a recipe, from where an earlier call stopped, and end with its table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from efficientllm.cli.options import DEFAULT_RESULTS, AsJson, Results
+
+if TYPE_CHECKING:
+    from efficientllm.bench.study import StudyRun
+    from efficientllm.recipes.expand import Plan
+    from efficientllm.recipes.recipe import Recipe
+
+#: Outcomes that make the command exit with 1: something that should have been measured was not.
+_FAILED = ("crashed", "invalid")
+
+
+def run(
+    recipe: Annotated[str, typer.Argument(help="A built-in recipe's name or a YAML file.", metavar="RECIPE")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Changes to the recipe, such as repeats=1.", metavar="[KEY=VALUE]...")
+    ] = None,
+    results: Results = DEFAULT_RESULTS,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the trials; measure nothing.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Put earlier results aside and start over.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a recipe; a second call goes on where the first stopped, and measures nothing twice."""
+    from efficientllm.cli._watch import JsonWatcher, RichWatcher
+    from efficientllm.recipes.load import load_recipe
+
+    loaded = load_recipe(recipe, overrides)
+    with JsonWatcher() if as_json else RichWatcher() as watcher:
+        study_run = _prepare(loaded, results, watcher)
+        if dry_run:
+            _print_plan(loaded, study_run, as_json)
+            return
+        if fresh:
+            _put_aside(study_run, watcher)
+        study_run.study.check_writable()
+        study_run.study.write_recipe(loaded.text)
+        measurements = study_run.run()
+    if not as_json:
+        _print_results(loaded, study_run, results)
+    if any(measurement.outcome in _FAILED for measurement in measurements):
+        raise typer.Exit(1)
+
+
+def _prepare(recipe: Recipe, results: Path, watcher: object) -> StudyRun:
+    from efficientllm.bench.study import StudyRun
+    from efficientllm.devices.choose import open_device
+    from efficientllm.recipes.expand import expand
+    from efficientllm.store.folder import Study
+
+    device = open_device(recipe.device)
+    plan = expand(recipe, device.kind)
+    study = Study(results, recipe.name)
+    return StudyRun(plan=plan, study=study, results=results, device=device, watcher=watcher)  # type: ignore[arg-type]
+
+
+def _put_aside(study_run: StudyRun, watcher: object) -> None:
+    moved = study_run.study.archive()
+    if moved is not None:
+        watcher.note(f"earlier results moved to {moved}")  # type: ignore[attr-defined]
+
+
+def _print_plan(recipe: Recipe, study_run: StudyRun, as_json: bool) -> None:
+    missing = {trial.id for trial in study_run.missing()}
+    if as_json:
+        import msgspec
+
+        rows = [{**msgspec.to_builtins(trial), "stored": trial.id not in missing} for trial in study_run.plan.trials]
+        typer.echo(msgspec.json.encode(rows).decode())
+        return
+    _print_plan_table(recipe, study_run.plan, missing)
+
+
+def _print_plan_table(recipe: Recipe, plan: Plan, missing: set[str]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{recipe.name}: {len(plan.trials)} trials, {len(missing)} to measure", title_justify="left")
+    for heading in ("", "trial", "stage", "technique", "repeat", "seed", "takes"):
+        table.add_column(heading, justify="right" if heading in ("", "repeat", "seed") else "left")
+    for index, trial in enumerate(plan.trials, 1):
+        state = "" if trial.id in missing else " (stored)"
+        label = trial.technique() + (" (baseline)" if trial.baseline else "")
+        table.add_row(
+            str(index), trial.id + state, trial.stage, label, str(trial.repeat), str(trial.seed), trial.parent or "–"
+        )
+    console = Console()
+    console.print(table)
+    for skip in plan.skipped:
+        console.print(f"skipped: {skip.stage} {' '.join(skip.axes.values())}: {skip.because}")
+
+
+def _print_results(recipe: Recipe, study_run: StudyRun, results: Path) -> None:
+    from rich.console import Console
+
+    from efficientllm.cli._tables import write_page
+    from efficientllm.report.terminal import print_table
+
+    console = Console()
+    table, page = write_page(results, recipe.name, title=recipe.title)
+    print_table(table, console)
+    console.print(f"\nThe same as a page: {page}", soft_wrap=True, highlight=False)
+
+
+ENTRY = run

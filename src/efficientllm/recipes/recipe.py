@@ -1,0 +1,59 @@
+"""A recipe as typed structs: what to measure, in which stages, over which axes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from efficientllm.records.protocol import Protocol
+from efficientllm.records.settings import Settings
+
+
+class Stage(msgspec.Struct, frozen=True, kw_only=True):
+    """One stage of a recipe.
+
+    Attributes:
+        settings: the keys that are set, before axes; values as YAML gave them.
+        axes: settings key -> the values it takes; the product of all axes is the stage's trials.
+        source: name of the stage whose artifacts this one takes (`from:` in YAML), or empty.
+        per_device: kind of device -> settings that replace the above on it.
+        skip: combinations left out; each maps axes to values and says `because`.
+    """
+
+    name: str
+    kind: type[Settings]
+    settings: dict[str, Any] = {}
+    axes: dict[str, tuple[Any, ...]] = {}
+    source: str = ""
+    per_device: dict[str, dict[str, Any]] = {}
+    skip: tuple[dict[str, Any], ...] = ()
+
+
+class Recipe(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole recipe.
+
+    Attributes:
+        file: what errors quote.
+        title: one line for people.
+        device: `auto`, `cpu` or `cuda`.
+        repeats: processes a technique; seed: of the first repeat, the next ones count up.
+        order: of techniques inside a round: `interleaved` (as listed), `latin` (rotated by round) or `shuffled`.
+        baseline: axis -> value of the row that others are compared with.
+        text: the recipe as read, stored beside the results.
+    """
+
+    name: str
+    file: str
+    stages: tuple[Stage, ...]
+    title: str = ""
+    device: str = "auto"
+    repeats: int = 3
+    seed: int = 0
+    order: str = "interleaved"
+    protocol: Protocol = Protocol()
+    baseline: dict[str, Any] = {}
+    text: str = ""
+
+
+ORDERS = ("interleaved", "latin", "shuffled")

@@ -1,0 +1,69 @@
+"""Plain values -> typed settings: choices looked up, bounds checked, errors with file and key."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from efficientllm import catalog
+from efficientllm.errors import RecipeError
+from efficientllm.records.choice import Choice
+from efficientllm.records.settings import Settings
+from efficientllm.registry import file_sha256
+
+
+def resolve(kind: type[Settings], values: dict[str, Any], file: str, where: str) -> Settings:
+    """Convert a stage's plain values to its settings struct.
+
+    Raises:
+        RecipeError: a value of the wrong type or out of bounds.
+        UnknownNameError: a choice that no entry has.
+    """
+    plain = dict(values)
+    for field in msgspec.structs.fields(kind):
+        if field.type is Choice and field.name in plain:
+            plain[field.name] = _choice(field.name, plain[field.name], f"{file}: {where}.{field.name}")
+    try:
+        return msgspec.convert({**plain, "workload": kind.__struct_config__.tag}, kind)
+    except msgspec.ValidationError as error:
+        raise RecipeError(_sentence(str(error), plain, f"{file}: {where}")) from error
+
+
+def _choice(slot: str, value: Any, where: str) -> dict[str, Any]:
+    if isinstance(value, str):
+        value = {"name": value}
+    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+        raise RecipeError(f"{where}: expected a name, a path, or {{name: …, option: value}}, got {value!r}.")
+    name, options = value["name"], {key: option for key, option in value.items() if key != "name"}
+    if slot == "corpus" and not name.endswith(".py") and name not in catalog.names("corpus"):
+        return _corpus_path(name, options, where)
+    path = catalog.path_of(slot, name, where)
+    if not name.endswith(".py"):
+        return {"name": name, "options": options}
+    return {"name": path.stem, "options": options, "path": name, "sha256": file_sha256(path)}
+
+
+def _corpus_path(name: str, options: dict[str, Any], where: str) -> dict[str, Any]:
+    """A corpus may be given by the path of its text; its reader follows from the ending."""
+    if not (Path(name).exists() or "/" in name or Path(name).suffix):
+        catalog.path_of("corpus", name, where)  # raises, with the nearest name
+    readers = {".jsonl": "jsonl", ".parquet": "parquet"}
+    return {"name": readers.get(Path(name).suffix, "text"), "options": {"path": name, **options}}
+
+
+def _sentence(error: str, values: dict[str, Any], where: str) -> str:
+    """Turn msgspec's ``Expected `int`, got `str` - at `$.tokens``` into our kind of line."""
+    match = re.search(r"^(.*?)(?: - at `\$\.?(.*)`)?$", error)
+    assert match is not None
+    what, key = match[1], match[2] or ""
+    value: Any = values
+    for part in re.findall(r"[A-Za-z_]\w*|\d+", key):
+        if isinstance(value, dict):
+            value = value.get(part)
+        elif isinstance(value, list | tuple) and part.isdigit():
+            value = value[int(part)]
+    place = f"{where}.{key}" if key else where
+    return f"{place}: {what[:1].lower()}{what[1:]}; the value is {value!r}."

@@ -1,0 +1,114 @@
+"""One training step after another, in a deterministic order, to a token budget."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from typing import Any
+
+import torch
+
+from efficientllm.data.order import TrainOrder
+from efficientllm.data.packing import TokenFile
+from efficientllm.devices._contract import Device
+from efficientllm.errors import Diverged
+from efficientllm.models.decoder import Decoder
+from efficientllm.records.settings import PretrainSettings
+
+
+class TrainLoop:
+    """AdamW with a cosine schedule over rows drawn in a seeded order; the loss of each step is checked.
+
+    Weights stay in float32; with another dtype the forward pass runs under autocast.
+    """
+
+    def __init__(
+        self, decoder: Decoder, settings: PretrainSettings, text: TokenFile, device: Device, seed: int
+    ) -> None:
+        self.decoder, self.settings = decoder, settings
+        self._device, self._text = device, text
+        self._order = TrainOrder(text.num_tokens, settings.sequence_tokens, seed)
+        self._model = torch.compile(decoder.loss) if settings.compile else decoder.loss
+        self._optimizer = _adamw(decoder, settings)
+        self._rows = settings.micro_batch * settings.accumulation
+        self.num_steps = max(1, settings.tokens // (self._rows * settings.sequence_tokens))
+        self.steps_done = 0
+        self.first_loss = math.nan
+
+    @property
+    def tokens_seen(self) -> int:
+        """Tokens trained on so far."""
+        return self.steps_done * self._rows * self.settings.sequence_tokens
+
+    @property
+    def steps_left(self) -> int:
+        """Steps until the budget is used."""
+        return self.num_steps - self.steps_done
+
+    def step(self) -> float:
+        """Take one optimiser step; return its mean loss in nats a token.
+
+        Raises:
+            Diverged: the loss is not finite, or far above where it began.
+        """
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate(self.settings, self.steps_done, self.num_steps)
+        rows = self._order.rows(self.steps_done, self._rows)
+        loss = sum(
+            self._forward_backward(rows[i : i + self.settings.micro_batch])
+            for i in range(0, self._rows, self.settings.micro_batch)
+        )
+        if self.settings.clip_norm:
+            torch.nn.utils.clip_grad_norm_(self.decoder.parameters(), self.settings.clip_norm)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        self.steps_done += 1
+        value = float(loss)
+        self._check(value)
+        return value
+
+    def _forward_backward(self, starts: Any) -> torch.Tensor:
+        rows_BT = self._text.rows(starts, self.settings.sequence_tokens + 1)
+        tokens_BT = torch.from_numpy(rows_BT).to(self._device.torch_device(), non_blocking=True)
+        with self._autocast():
+            loss = self._model(tokens_BT[:, :-1], tokens_BT[:, 1:])
+        share = loss / self.settings.accumulation
+        share.backward()
+        return share.detach()
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        if self.settings.dtype == "float32":
+            return contextlib.nullcontext()
+        return torch.autocast(self._device.torch_device().type, dtype=getattr(torch, self.settings.dtype))
+
+    def _check(self, loss: float) -> None:
+        if self.steps_done == 1:
+            self.first_loss = loss
+        if not math.isfinite(loss):
+            raise Diverged(self.steps_done, f"the loss became {loss}")
+        if loss > self.settings.divergence_factor * self.first_loss:
+            raise Diverged(self.steps_done, f"the loss rose from {self.first_loss:.2f} to {loss:.2f}")
+
+
+def learning_rate(settings: PretrainSettings, step: int, num_steps: int) -> float:
+    """Return the rate of a step (from 0): a linear rise to the peak, then a cosine to the final rate.
+
+    >>> settings = PretrainSettings(learning_rate=1.0, warmup_ratio=0.2, final_lr_ratio=0.1)
+    >>> [round(learning_rate(settings, step, 10), 3) for step in (0, 1, 2, 9)]
+    [0.5, 1.0, 1.0, 0.134]
+    """
+    rise = max(1, round(settings.warmup_ratio * num_steps))
+    if step < rise:
+        return settings.learning_rate * (step + 1) / rise
+    progress = (step - rise) / max(1, num_steps - rise)
+    cosine = 0.5 * (1 + math.cos(math.pi * progress))
+    return settings.learning_rate * (settings.final_lr_ratio + (1 - settings.final_lr_ratio) * cosine)
+
+
+def _adamw(decoder: Decoder, settings: PretrainSettings) -> torch.optim.AdamW:
+    """Weight decay on matrices only, as is usual: gains and biases are left alone."""
+    decayed = [p for p in decoder.parameters() if p.requires_grad and p.dim() >= 2]
+    others = [p for p in decoder.parameters() if p.requires_grad and p.dim() < 2]
+    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    betas = (settings.beta1, settings.beta2)
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=betas, fused=True)

@@ -1,0 +1,21 @@
+"""Copies the cards of a trial's techniques into its record."""
+
+from __future__ import annotations
+
+import msgspec
+
+from efficientllm import registry
+from efficientllm.records.card import Card
+from efficientllm.records.choice import Choice
+from efficientllm.records.settings import ModelSettings
+from efficientllm.workloads._contract import Recorder
+
+
+def copy_cards(recorder: Recorder, settings: ModelSettings) -> None:
+    """Say the card of every slot's entry that has one."""
+    for field in msgspec.structs.fields(type(settings)):
+        choice = getattr(settings, field.name)
+        if isinstance(choice, Choice):
+            card = getattr(registry.load(field.name, choice.address()), "card", None)
+            if isinstance(card, Card):
+                recorder.card(field.name, card)

@@ -1,0 +1,74 @@
+"""Pretraining: from scratch to a fixed token budget, a measured segment inside it, then held-out quality."""
+
+from __future__ import annotations
+
+from efficientllm.data.prepare import prepare
+from efficientllm.devices.choose import open_device
+from efficientllm.models.build import build_decoder
+from efficientllm.models.checkpoint import save
+from efficientllm.models.costs import facts, train_work
+from efficientllm.records.settings import PretrainSettings
+from efficientllm.workloads import quality
+from efficientllm.workloads._contract import Job, WorkloadEntry
+from efficientllm.workloads._training import TrainLoop
+from efficientllm.workloads.cards import copy_cards
+
+#: At most this part of the token budget goes into warm-up, so that a short run still has a measured segment.
+_WARM_UP_SHARE = 0.25
+
+
+def run(job: Job) -> None:
+    """Train one model and judge it; the checkpoint goes to the trial's artifact folder.
+
+    Windows: `curve` (the whole run's loss, every step), `train` (the measured segment: all steps after warm-up),
+    `quality`.
+
+    Raises:
+        Diverged: the loss became NaN or exploded.
+    """
+    settings, recorder = job.trial.settings, job.recorder
+    assert isinstance(settings, PretrainSettings)
+    device = open_device(job.trial.device)
+    with recorder.phase("data"):
+        prepared = prepare(settings, job.cache, settings.tokens)
+    recorder.data(prepared.facts)
+    for name, value in prepared.sanity.items():
+        recorder.figure(f"{name}_bits_per_byte", value)
+    recorder.baseline_memory()
+    with recorder.phase("load"):
+        decoder = build_decoder(
+            settings, vocab_tokens=prepared.tokenizer.vocab_tokens, seed=job.trial.seed, device=device.torch_device()
+        )
+        loop = TrainLoop(decoder, settings, prepared.train, device, job.trial.seed)
+    copy_cards(recorder, settings)
+    recorder.model(facts(decoder, train_tokens=settings.sequence_tokens))
+    _train(job, loop)
+    quality.judge(quality.decoder_scorer(decoder, settings), prepared, settings, device, recorder)
+    if job.artifact:
+        with recorder.phase("save"):
+            save(decoder, settings, job.artifact, prepared.tokenizer.path)
+        recorder.figure("disk_bytes", (job.artifact / "model.safetensors").stat().st_size)
+
+
+def _train(job: Job, loop: TrainLoop) -> None:
+    recorder, settings = job.recorder, loop.settings
+    work = train_work(loop.decoder, settings.micro_batch * settings.accumulation, settings.sequence_tokens)
+    with recorder.window("curve", work=work, adaptive=False) as curve:
+
+        def step() -> None:
+            loss = loop.step()
+            curve.value("loss", "nats/token", loss)
+            recorder.progress(loop.tokens_seen, settings.tokens, f"loss {loss:.2f}")
+
+        recorder.warm_up(step, max_steps=int(_WARM_UP_SHARE * loop.num_steps))
+        with recorder.window("train", work=work, adaptive=False) as window:
+            while loop.steps_left:
+                with window.step():
+                    loss = loop.step()
+                curve.value("loss", "nats/token", loss)
+                recorder.progress(loop.tokens_seen, settings.tokens, f"loss {loss:.2f}")
+    recorder.figure("tokens_fed", loop.tokens_seen)
+    recorder.figure("first_loss", loop.first_loss)
+
+
+ENTRY = WorkloadEntry(title="Pretraining to a fixed token budget", run=run)

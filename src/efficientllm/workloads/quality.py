@@ -1,0 +1,61 @@
+"""Held-out quality: loss, perplexity and bits per byte, teacher-forced over the same rows for every technique."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from efficientllm.data.prepare import Prepared
+from efficientllm.devices._contract import Device
+from efficientllm.models.decoder import Decoder
+from efficientllm.records.settings import ModelSettings
+from efficientllm.records.window import Work
+from efficientllm.workloads._contract import Recorder
+
+#: rows of tokens -> (sum of nats over the scored tokens, how many were scored).
+Scorer = Callable[[torch.Tensor], tuple[float, int]]
+
+_ROWS_AT_ONCE = 8
+
+
+def judge(scorer: Scorer, prepared: Prepared, settings: ModelSettings, device: Device, recorder: Recorder) -> None:
+    """Score the held-out rows in a `quality` window and set its figures.
+
+    Every token of a row but the first is predicted from those before it in the row. `heldout_bits_per_byte` divides
+    by the UTF-8 bytes of exactly the scored tokens.
+    """
+    rows_RT, scored_bytes = prepared.heldout_rows(settings.sequence_tokens, settings.heldout_tokens)
+    work = Work(tokens=_ROWS_AT_ONCE * settings.sequence_tokens, samples=_ROWS_AT_ONCE)
+    nats, count = 0.0, 0
+    with recorder.window("quality", work=work, adaptive=False) as window:
+        for i in range(0, len(rows_RT), _ROWS_AT_ONCE):
+            batch_BT = torch.from_numpy(rows_RT[i : i + _ROWS_AT_ONCE]).to(device.torch_device())
+            with window.step():
+                batch_nats, batch_count = scorer(batch_BT)
+            nats, count = nats + batch_nats, count + batch_count
+            recorder.progress(i + len(batch_BT), len(rows_RT), "held-out loss")
+        window.figure("heldout_tokens", count)
+        window.figure("heldout_bytes", scored_bytes)
+        window.figure("heldout_nats_per_token", nats / count)
+        window.figure("heldout_perplexity", math.exp(min(nats / count, 700.0)))
+        window.figure("heldout_bits_per_byte", nats / math.log(2) / scored_bytes)
+
+
+def decoder_scorer(decoder: Decoder, settings: ModelSettings) -> Scorer:
+    """Return a scorer over a decoder that is in training form: its weights, its autocast type."""
+    autocast: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+    if settings.dtype != "float32":
+        kind = next(decoder.parameters()).device.type
+        autocast = torch.autocast(kind, dtype=getattr(torch, settings.dtype))
+
+    def score(rows_BT: torch.Tensor) -> tuple[float, int]:
+        targets_BT = rows_BT[:, 1:]
+        with torch.inference_mode(), autocast:
+            mean = decoder.loss(rows_BT[:, :-1], targets_BT)
+        return float(mean) * targets_BT.numel(), targets_BT.numel()
+
+    return score
