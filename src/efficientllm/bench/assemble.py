@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from efficientllm.meters.sampler import Samples
+from efficientllm.meters.samples import Samples
 from efficientllm.meters.windows import window_figures
 from efficientllm.records import events
 from efficientllm.records.card import Card
@@ -60,20 +60,28 @@ def sort_out(said: list[events.AnyEvent]) -> Told:
     return told
 
 
-def windows(told: Told, samples: Samples, start_s: float, last_s: float) -> tuple[Window, ...]:
+def idle_power_w(samples: Samples, begin_s: float, end_s: float) -> dict[str, float]:
+    """Return `idle_power_w`, the mean power while nothing ran; empty where power is not told."""
+    if end_s <= begin_s:
+        return {}
+    _, figures, _ = window_figures(samples, begin_s, end_s)
+    return {"idle_power_w": figures["power_mean_w"]} if "power_mean_w" in figures else {}
+
+
+def windows(told: Told, samples: Samples, start_s: float, last_s: float, idle: dict[str, float]) -> tuple[Window, ...]:
     """Return the windows with the sampler's series cut to them, on a clock that starts at `start_s`.
 
-    A window that was never closed (its process was killed) ends at `last_s`.
+    A window that was never closed (its process was killed) ends at `last_s`; `idle` is what `idle_power_w` gave.
     """
-    return tuple(_window(told, samples, index, start_s, last_s) for index in sorted(told.opened))
+    return tuple(_window(told, samples, index, start_s, last_s, idle) for index in sorted(told.opened))
 
 
-def _window(told: Told, samples: Samples, index: int, start_s: float, last_s: float) -> Window:
+def _window(told: Told, samples: Samples, index: int, start_s: float, last_s: float, idle: dict[str, float]) -> Window:
     opened = told.opened[index]
     closed = told.closed.get(index) or events.Closed(
         window=index, at_s=last_s, outcome="crashed", reason="the process ended inside this window"
     )
-    sampled, figures, absent = window_figures(samples, opened.at_s, closed.at_s)
+    sampled, figures, absent = window_figures(samples, opened.at_s, closed.at_s, idle_power_w=tuple(idle.values()))
     own = tuple(_joined(parts) for (window, _), parts in told.series.items() if window == index)
     return Window(
         name=opened.name,

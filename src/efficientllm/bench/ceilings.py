@@ -25,13 +25,15 @@ _SETTINGS = {
     "cpu": CalibrateSettings(sustained_s=4.0),
     "cuda": CalibrateSettings(dtypes=("float32", "bfloat16", "float16")),
 }
+#: For `protocol: smoke`, which ranks nothing: a second or two.
+_SMOKE = CalibrateSettings(dtypes=("float32",), burst_s=0.01, bursts=3, sustained_s=0.2)
 
 
-def calibration_trial(device: str) -> Trial:
-    """Return the trial that calibrates a kind of device."""
+def calibration_trial(device: str, protocol: str = "standard") -> Trial:
+    """Return the trial that calibrates a kind of device, as carefully as the protocol asks."""
     return make_trial(
-        settings=_SETTINGS.get(device, CalibrateSettings()),
-        protocol=PROTOCOLS["standard"],
+        settings=_SMOKE if protocol == "smoke" else _SETTINGS.get(device, CalibrateSettings()),
+        protocol=PROTOCOLS[protocol],
         device=device,
         seed=0,
         repeat=0,
@@ -40,10 +42,16 @@ def calibration_trial(device: str) -> Trial:
 
 
 def calibrate(
-    results: Path, device: Device, threads: int, on_progress: ProgressCall, *, again: bool = False
+    results: Path,
+    device: Device,
+    threads: int,
+    on_progress: ProgressCall,
+    *,
+    protocol: str = "standard",
+    again: bool = False,
 ) -> Measurement:
     """Return this machine's calibration, measuring it if it is not stored or `again` is asked."""
-    study, trial = Study(results, STUDY), calibration_trial(device.kind)
+    study, trial = Study(results, STUDY), calibration_trial(device.kind, protocol)
     environment = probe_environment(device, code_digest(trial.settings, device.kind), threads)
     stored = None if again else study.done(trial.id, environment.id)
     if stored is not None and stored.outcome == "ok":

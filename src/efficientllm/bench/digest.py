@@ -49,9 +49,17 @@ def _entry_files(settings: Settings, device: str) -> list[Path]:
     if isinstance(settings, PretrainSettings | InferenceSettings):
         for field in msgspec.structs.fields(type(settings)):
             choice = getattr(settings, field.name)
-            if isinstance(choice, Choice) and not choice.path:
-                files.append(catalog.path_of(field.name, choice.name))
+            if isinstance(choice, Choice):
+                files += _choice_files(field.name, choice)
     return files
+
+
+def _choice_files(kind: str, choice: Choice) -> list[Path]:
+    """Return an entry's file; a user's own counts by its hash in the trial, a path of text may need any reader."""
+    if choice.path:
+        return []
+    known = catalog.names(kind)
+    return [catalog.path_of(kind, name) for name in ([choice.name] if choice.name in known else known)]
 
 
 @functools.lru_cache(maxsize=4096)

@@ -23,11 +23,12 @@ from pathlib import Path
 import msgspec
 
 import efficientllm
-from efficientllm.bench.assemble import Told, sort_out, windows
+from efficientllm.bench.assemble import Told, idle_power_w, sort_out, windows
 from efficientllm.bench.job import EVENTS_FILE, JOB_FILE, OUTPUT_FILE, JobFile
-from efficientllm.bench.protocol import settle
+from efficientllm.bench.protocol import Rest, settle
 from efficientllm.devices._contract import Device
-from efficientllm.meters.sampler import SamplerProcess, Samples
+from efficientllm.meters.process import SamplerProcess
+from efficientllm.meters.samples import Samples
 from efficientllm.records import events
 from efficientllm.records.environment import Environment
 from efficientllm.records.measurement import Ceilings, Measurement
@@ -73,13 +74,13 @@ def run_trial(run: Run, on_progress: ProgressCall = lambda _: None) -> Measureme
 def _run_in(folder: Path, run: Run, on_progress: ProgressCall) -> Measurement:
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
     protocol = run.job.trial.protocol
-    sampler = SamplerProcess.start(run.device, pids=[], interval_s=protocol.sample_interval_s, folder=folder)
+    sampler = SamplerProcess.start(run.device, [], interval_s=protocol.sample_interval_s, path=folder / "samples.txt")
     interrupted = False
-    cautions: tuple[Caution, ...] = ()
     worker: subprocess.Popen[bytes] | None = None
     start_s = time.perf_counter()
+    rest = Rest(start_s, start_s)
     try:
-        cautions = settle(run.device, protocol)
+        rest = settle(run.device, protocol)
         start_s = time.perf_counter()
         worker = _start_worker(folder)
         sampler.add_pid(worker.pid)
@@ -91,10 +92,16 @@ def _run_in(folder: Path, run: Run, on_progress: ProgressCall) -> Measurement:
     samples = sampler.stop()
     told = sort_out(events.decode_events(_read(folder / EVENTS_FILE))[0])
     outcome, reason = _outcome(told, worker, interrupted, folder)
-    measurement = _measurement(run, told, samples, start_s, last_s, outcome, reason, started_at, cautions)
+    measurement = _measurement(run, told, samples, start_s, last_s, outcome, reason, started_at, rest)
     if interrupted:
         raise Interrupted(measurement)
     return measurement
+
+
+def _sampler_cost(samples: Samples) -> dict[str, float]:
+    """Return what watching cost: the sampler's processor seconds and how long it ran."""
+    cost = {"sampler_elapsed_s": samples.elapsed_s}
+    return cost if samples.processor_s is None else {**cost, "sampler_processor_s": samples.processor_s}
 
 
 def _start_worker(folder: Path) -> subprocess.Popen[bytes]:
@@ -168,8 +175,10 @@ def _measurement(
     outcome: str,
     reason: str,
     started_at: str,
-    cautions: tuple[Caution, ...],
+    rest: Rest,
 ) -> Measurement:
+    cautions = rest.cautions
+    idle = idle_power_w(samples, rest.begin_s, rest.end_s)
     if told.end is not None and told.end.traceback:
         cautions += (Caution(code="traceback", text=told.end.traceback),)
     return Measurement(
@@ -180,13 +189,13 @@ def _measurement(
         reason=reason,
         started_at=started_at,
         software_version=efficientllm.__version__,
-        windows=windows(told, samples, start_s, last_s),
+        windows=windows(told, samples, start_s, last_s, idle),
         model=told.model,
         data=told.data,
         ceilings=told.ceilings or run.ceilings,
         cards=told.cards,
         phases_s=told.phases_s,
-        figures={**told.figures.get(-1, {}), **samples.cost()},
+        figures={**told.figures.get(-1, {}), **idle, **_sampler_cost(samples)},
         absent={**samples.absent, **told.missing.get(-1, {})},
         cautions=(*cautions, *told.cautions),
     )

@@ -19,6 +19,7 @@ from efficientllm.data.prepare import prepare
 from efficientllm.devices._contract import Device
 from efficientllm.devices.peaks import datasheet
 from efficientllm.models.shape import resolve_shape
+from efficientllm.physics.finding import Datasheet
 from efficientllm.physics.judge import judge
 from efficientllm.recipes.expand import Plan
 from efficientllm.records.environment import Environment
@@ -79,7 +80,7 @@ class StudyRun:
             KeyboardInterrupt: Ctrl-C; the present trial is stored as interrupted.
         """
         self.study.check_writable()
-        with study_lock(self.study.folder):
+        with study_lock(self.study.path):
             self._prepare()
             for trial in self.plan.trials:
                 self._environments[trial.id] = self._environment(trial)
@@ -102,7 +103,8 @@ class StudyRun:
             prepared = prepare(settings, self.cache, budget)
             resolve_shape(settings, prepared.tokenizer.vocab_tokens)
         self.watcher.note("calibration of this device")
-        calibration = calibrate(self.results, self.device, self.threads, self.watcher.progress)
+        protocol = self.plan.trials[0].protocol.name
+        calibration = calibrate(self.results, self.device, self.threads, self.watcher.progress, protocol=protocol)
         self._ceilings = ceilings_of(calibration)
 
     @property
@@ -145,7 +147,7 @@ class StudyRun:
         )
         run = Run(job, self.device, environment, self._next_id(trial), self._ceilings)
         try:
-            return judge(run_trial(run, self.watcher.progress), datasheet(self.device.info().name))
+            return judge(run_trial(run, self.watcher.progress), _datasheet(self.device))
         except Interrupted as interrupted:
             self._end(interrupted.measurement, stored_before=False, write=True)
             raise KeyboardInterrupt from interrupted
@@ -181,6 +183,12 @@ class StudyRun:
     def _artifact(self, trial: Trial) -> Path:
         """Return the folder of a trial's artifact; the environment is in its name, so that none is ever stale."""
         return self.study.artifact_folder(f"{trial.id}-{self._environments[trial.id].id}")
+
+
+def _datasheet(device: Device) -> Datasheet | None:
+    """Return what the maker promises of the device, in the form in which physics takes it."""
+    peaks = datasheet(device.info().name)
+    return Datasheet(flop_per_s=peaks.flop_per_s, bytes_per_s=peaks.memory_bytes_per_s) if peaks else None
 
 
 def _distinct_models(plan: Plan) -> list[ModelSettings]:

@@ -58,4 +58,7 @@ def _title(results: Path, name: str) -> str:
     from efficientllm.store.folder import Study
 
     recipes = Study(results, name).recipes()
-    return str(parse_mapping(recipes[-1], name).get("title", "")) if recipes else ""
+    if not recipes:
+        return ""
+    newest = max(recipes, key=lambda path: path.stat().st_mtime)
+    return str(parse_mapping(newest.read_text(encoding="utf-8"), newest.name).get("title", ""))

@@ -12,10 +12,10 @@ def check(
 ) -> None:
     """Run the contract test of the mixers' folder on one mixer; exit 1 if it breaks any of it."""
     from efficientllm import registry
-    from efficientllm.models.mixers import _contract
+    from efficientllm.models.mixers import _checks
 
     failed = 0
-    for name, error in _contract.check(registry.load("mixer", mixer)):
+    for name, error in _checks.check(registry.load("mixer", mixer)):
         failed += error is not None
         typer.echo(f"{'✗' if error else '✓'} {name}{f': {error}' if error else ''}")
     if failed:

@@ -6,6 +6,7 @@ import importlib
 import os
 import sys
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -20,7 +21,6 @@ def build_app() -> typer.Typer:
     """Return the command line with one subcommand for each file of this folder that ends with `ENTRY`."""
     app = typer.Typer(
         name="efficientllm",
-        help="Measure, on your own hardware, which efficiency technique of language models to use.",
         no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,
@@ -33,10 +33,16 @@ def build_app() -> typer.Typer:
     return app
 
 
-def _root(version: bool = typer.Option(False, "--version", help="Print the version and exit.")) -> None:
-    if version:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         typer.echo(f"efficientllm {__version__}")
         raise typer.Exit
+
+
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """Measure, on your own hardware, which efficiency technique of language models to use."""
 
 
 def main() -> None:

@@ -41,7 +41,7 @@ def run(
         if fresh:
             _put_aside(study_run, watcher)
         study_run.study.check_writable()
-        study_run.study.write_recipe(loaded.text)
+        study_run.study.keep_recipe(loaded.text.encode())
         measurements = study_run.run()
     if not as_json:
         _print_results(loaded, study_run, results)

@@ -40,21 +40,31 @@ def key_of(*parts: object) -> str:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; when the block ends well, the file written there takes the name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.partial")
+def partial_file(folder: Path) -> Iterator[Path]:
+    """Give a temporary path in `folder`, for `publish`; whatever is left there at the end is deleted."""
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f".{os.getpid()}.{secrets.token_hex(8)}.partial"
     try:
         yield partial
-        _rename(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 
 
+def publish(partial: Path, path: Path) -> None:
+    """Give a finished temporary file its name, replacing what is there."""
+    try:
+        os.replace(partial, path)
+    except PermissionError:
+        # Windows does not replace a file that another process maps; if that file holds the same bytes, it serves.
+        if not (path.is_file() and stamp(path) == stamp(partial)):
+            raise
+
+
 def write_record(path: Path, record: msgspec.Struct) -> None:
     """Write a struct as JSON, atomically."""
-    with replacing(path) as partial:
+    with partial_file(path.parent) as partial:
         partial.write_bytes(msgspec.json.format(msgspec.json.encode(record, order="deterministic"), indent=1))
+        publish(partial, path)
 
 
 def read_record(path: Path, kind: type[Record]) -> Record | None:
@@ -98,12 +108,3 @@ def _block_starts(size_bytes: int) -> list[int]:
         return [block * _STAMPED_BLOCK_BYTES for block in range(blocks)]
     last = size_bytes - _STAMPED_BLOCK_BYTES
     return [last * block // (_STAMPED_BLOCKS - 1) for block in range(_STAMPED_BLOCKS)]
-
-
-def _rename(partial: Path, path: Path) -> None:
-    try:
-        os.replace(partial, path)
-    except PermissionError:
-        # Windows does not replace a file that another process maps; if that file holds the same bytes, it serves.
-        if not (path.is_file() and stamp(path) == stamp(partial)):
-            raise

@@ -106,7 +106,9 @@ def _reader_of_path(given: str, options: dict[str, Scalar]) -> Reader:
     """Return the reader whose endings include the file's, or that of most files in the folder; else `text`."""
     path = Path(given).expanduser()
     if not path.exists():
-        raise DataError(f"corpus {given!r}: no such file or folder. Known readers: {', '.join(catalog.names('corpus'))}.")
+        raise DataError(
+            f"corpus {given!r}: no such file or folder. Known readers: {', '.join(catalog.names('corpus'))}."
+        )
     files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
     entries: dict[str, CorpusEntry] = {name: registry.load("corpus", name) for name in catalog.names("corpus")}
     matching = {name: sum(p.suffix.lower() in entry.endings for p in files) for name, entry in entries.items()}

@@ -16,7 +16,7 @@ from typing import BinaryIO
 import msgspec
 import numpy as np
 
-from efficientllm.data.cache import Stamp, is_intact, key_of, read_record, replacing, stamp, write_record
+from efficientllm.data.cache import Stamp, is_intact, key_of, partial_file, publish, read_record, stamp, write_record
 from efficientllm.data.corpora._contract import Corpus, Split
 from efficientllm.data.corpus import Reader, empty_split
 from efficientllm.errors import DataError
@@ -35,7 +35,7 @@ class SplitText(msgspec.Struct, frozen=True, kw_only=True):
         sha256: of all documents, each preceded by its length.
         num_documents, text_bytes: how much it is, in UTF-8.
         complete: whether the split ended; else reading stopped at the limit.
-        pool_documents, pool_sha256: the documents of the first `POOL_BYTES`, which do not depend on the limit.
+        pool_documents, pool_bytes, pool_sha256: the documents of the first `POOL_BYTES`, whatever the limit.
         num_repeated: training documents left out because a held-out one is equal.
         text, ends: stamps of the two files.
     """
@@ -45,6 +45,7 @@ class SplitText(msgspec.Struct, frozen=True, kw_only=True):
     text_bytes: int
     complete: bool
     pool_documents: int
+    pool_bytes: int
     pool_sha256: str
     num_repeated: int
     text: Stamp
@@ -69,7 +70,8 @@ def take_snapshot(reader: Reader, cache: Path, train_limit_bytes: int, heldout_l
     Args:
         reader: opens the corpus.
         cache: folder of the cache.
-        train_limit_bytes, heldout_limit_bytes: reading a split stops after the document that reaches so much text.
+        train_limit_bytes: reading the training split stops after the document that reaches so much text.
+        heldout_limit_bytes: likewise, of the held-out split.
 
     Raises:
         DataError: whatever the reader refuses, an empty split, or a document that is not text.
@@ -83,9 +85,9 @@ def take_snapshot(reader: Reader, cache: Path, train_limit_bytes: int, heldout_l
     known = read_record(record, Snapshot)
     if known is not None and all(_is_there(folder, split) for split in (known.train, known.heldout)):
         return known
-    writer = _Writer(corpus, reader.name, folder)
-    heldout = writer.write("heldout", heldout_limit_bytes)
-    train = writer.write("train", train_limit_bytes)
+    held_out: set[bytes] = set()
+    heldout = _write_split(corpus, reader.name, "heldout", heldout_limit_bytes, folder, held_out)
+    train = _write_split(corpus, reader.name, "train", train_limit_bytes, folder, held_out)
     snapshot = Snapshot(train=train, heldout=heldout, details=dict(corpus.details))
     write_record(record, snapshot)
     return snapshot
@@ -102,35 +104,96 @@ def documents(split: SplitText, cache: Path, num_documents: int | None = None) -
 
 
 @dataclass
-class _Writer:
-    """Writes the splits of one corpus; what is held out is remembered by its hash and kept out of the training text."""
+class _Body:
+    """The documents of a split on their way to a file."""
 
-    corpus: Corpus
-    name: str
-    folder: Path
-    heldout_digests: set[bytes] = field(default_factory=set)
+    file: BinaryIO
+    digest: hashlib._Hash = field(default_factory=hashlib.sha256)
+    ends: list[int] = field(default_factory=list)
+    text_bytes: int = 0
+    pool_documents: int = 0
+    pool_bytes: int = 0
+    pool_sha256: str = ""
 
-    def write(self, split: Split, limit_bytes: int) -> SplitText:
-        unnamed = self.folder / f"{self.name}.{split}"
-        with replacing(unnamed) as text_partial, replacing(unnamed) as ends_partial:
-            with text_partial.open("wb") as text_file:
-                body = _Body(text_file)
-                complete, num_repeated = self._copy(split, limit_bytes, body)
-            if not body.ends:
-                raise empty_split(self.name, split)
-            np.asarray(body.ends, dtype="<i8").tofile(ends_partial)
-            sha256 = body.digest.hexdigest()
-            stamps = stamp(text_partial), stamp(ends_partial)
-            for partial, path in zip((text_partial, ends_partial), _paths(self.folder, sha256), strict=True):
-                partial.replace(path)
-        return SplitText(
-            sha256=sha256,
+    def add(self, data: bytes) -> None:
+        """Append one document."""
+        self.file.write(data)
+        self.digest.update(len(data).to_bytes(8, "little"))
+        self.digest.update(data)
+        self.text_bytes += len(data)
+        self.ends.append(self.text_bytes)
+        if not self.pool_sha256 and self.text_bytes >= POOL_BYTES:
+            self.close_pool()
+
+    def close_pool(self) -> None:
+        """Note that what came so far is the pool."""
+        self.pool_documents, self.pool_bytes = len(self.ends), self.text_bytes
+        self.pool_sha256 = self.digest.hexdigest()
+
+
+def _write_split(
+    corpus: Corpus, name: str, split: Split, limit_bytes: int, folder: Path, held_out: set[bytes]
+) -> SplitText:
+    """Write one split; the hashes of held-out documents go into `held_out`, and keep equal training ones out."""
+    with partial_file(folder) as text_partial, partial_file(folder) as ends_partial:
+        with text_partial.open("wb") as file:
+            body = _Body(file)
+            complete, num_repeated = _copy_documents(corpus, name, split, limit_bytes, held_out, body)
+        if not body.ends:
+            raise empty_split(name, split)
+        if not body.pool_sha256:
+            body.close_pool()
+        np.asarray(body.ends, dtype="<i8").tofile(ends_partial)
+        written = SplitText(
+            sha256=body.digest.hexdigest(),
             num_documents=len(body.ends),
-            text_bytes=body.ends[-1],
+            text_bytes=body.text_bytes,
             complete=complete,
             pool_documents=body.pool_documents,
+            pool_bytes=body.pool_bytes,
             pool_sha256=body.pool_sha256,
             num_repeated=num_repeated,
-            text=stamps[0],
-            ends=stamps[1],
+            text=stamp(text_partial),
+            ends=stamp(ends_partial),
         )
+        for partial, path in zip((text_partial, ends_partial), _paths(folder, written.sha256), strict=True):
+            publish(partial, path)
+    return written
+
+
+def _copy_documents(
+    corpus: Corpus, name: str, split: Split, limit_bytes: int, held_out: set[bytes], body: _Body
+) -> tuple[bool, int]:
+    """Copy documents up to the limit; return whether the split ended, and how many were left out as held out."""
+    num_repeated = 0
+    for number, document in enumerate(corpus.documents(split), start=1):
+        if body.text_bytes >= limit_bytes:
+            return False, num_repeated
+        data = _utf8(document, f"corpus {name}: {split} document {number}")
+        document_digest = hashlib.sha256(data).digest()
+        if split == "heldout":
+            held_out.add(document_digest)
+        elif document_digest in held_out:
+            num_repeated += 1
+            continue
+        if data.strip():
+            body.add(data)
+    return True, num_repeated
+
+
+def _utf8(document: object, where: str) -> bytes:
+    if not isinstance(document, str):
+        raise DataError(f"{where} is {type(document).__name__}, not text. A reader yields str.")
+    try:
+        return document.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(f"{where} has half a surrogate pair at character {error.start}. Mend or drop it.") from error
+
+
+def _paths(folder: Path, sha256: str) -> tuple[Path, Path]:
+    return folder / f"{sha256[:24]}.txt", folder / f"{sha256[:24]}.ends"
+
+
+def _is_there(folder: Path, split: SplitText) -> bool:
+    text, ends = _paths(folder, split.sha256)
+    return is_intact(text, split.text) and is_intact(ends, split.ends)

@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     import torch
 
 _NOT_TOLD = {
-    "power_w": "a processor has no power reading of its own; mean power comes from the energy counter where there is one",
+    "power_w": "a processor has no power reading of its own; mean power comes from the energy counter, if any",
+    "power_instant_w": "a processor has no power reading of its own",
+    "memory_clock_hz": "the system does not tell the memory's clock",
     "busy_ratio": "derived from processor seconds (processor_s) over the window and the usable cores",
     "throttle_reasons": "a processor's system does not say why it slows down; see clock_hz",
     "num_foreign_processes": "a processor always runs other processes; foreign_busy_ratio tells their load",
-    "allocator": "torch keeps no allocator statistics on a processor",
 }
 
 
@@ -55,7 +56,7 @@ class CpuDevice(Device):
             "temperature_c": self._temperature,
         }
         if quantity not in openers:
-            raise SensorError(_NOT_TOLD.get(quantity, f"a processor does not tell {quantity}"))
+            raise SensorError(_NOT_TOLD.get(quantity, f"a processor has no counter of {quantity}"))
         return openers[quantity](pids)
 
     def process_memory_bytes(self) -> float:
@@ -81,9 +82,7 @@ class CpuDevice(Device):
 
     def _process_memory(self, pids: Collection[int]) -> Sensor:
         if "RssAnon:" in _text(self._root / "proc/self/status"):
-            return _sensor(
-                "process_memory_bytes", "procfs.rss_anon", lambda: said.anonymous_bytes(pids, self._root)
-            )
+            return _sensor("process_memory_bytes", "procfs.rss_anon", lambda: said.anonymous_bytes(pids, self._root))
         return _sensor("process_memory_bytes", "psutil.uss", lambda: said.unique_bytes(pids))
 
     def _machine_memory(self, _pids: Collection[int]) -> Sensor:

@@ -75,7 +75,7 @@ def usable_cores(root: Path = Path("/")) -> int:
 
 def memory_bytes(root: Path = Path("/")) -> int:
     """Return the memory this process may use: the machine's, or the control group's limit where it is lower."""
-    machine = meminfo_bytes(root).get("MemTotal", 0) or _psutil_memory_bytes()
+    machine = _meminfo_bytes(root).get("MemTotal", 0) or _psutil_memory_bytes()
     limits = [_text(root / f"sys/fs/cgroup/{n}").strip() for n in ("memory.max", "memory/memory.limit_in_bytes")]
     return min([machine, *(int(limit) for limit in limits if limit.isdigit())])
 
@@ -96,7 +96,7 @@ def last_level_cache_bytes(root: Path = Path("/")) -> int:
     return max(found)[1]
 
 
-def meminfo_bytes(root: Path = Path("/")) -> dict[str, int]:
+def _meminfo_bytes(root: Path = Path("/")) -> dict[str, int]:
     """Return /proc/meminfo in bytes, empty where there is none."""
     lines = (line.split() for line in _text(root / "proc/meminfo").splitlines())
     return {parts[0].rstrip(":"): int(parts[1]) * 1024 for parts in lines if len(parts) == 3}

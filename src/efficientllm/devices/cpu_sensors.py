@@ -9,7 +9,6 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from efficientllm.devices._contract import SensorError
-from efficientllm.devices.cpu_facts import meminfo_bytes
 
 _CORES_READ = 16  # a clock is read by interrupting its core: some are enough
 
@@ -53,7 +52,7 @@ def anonymous_bytes(pids: Collection[int], root: Path) -> float:
 
     Mapped files (token files, libraries) are left out: the kernel may drop and reload them at any time.
     """
-    told = [_rss_anon_bytes(root / f"proc/{pid}/status") for pid in tuple(pids)]
+    told = [_rss_anon_bytes(f"{root}/proc/{pid}/status") for pid in tuple(pids)]
     known = [value for value in told if value is not None]
     return float(sum(known)) if known else math.nan
 
@@ -75,9 +74,9 @@ def unique_bytes(pids: Collection[int]) -> float:
 
 def used_machine_bytes(root: Path) -> float:
     """Return the memory that everybody holds: all minus what is available."""
-    said = meminfo_bytes(root)
-    if "MemAvailable" in said:
-        return float(said["MemTotal"] - said["MemAvailable"])
+    head = _head(f"{root}/proc/meminfo")
+    if b"MemTotal:" in head and b"MemAvailable:" in head:
+        return float(_kibibytes(head, b"MemTotal:") - _kibibytes(head, b"MemAvailable:")) * 1024
     import psutil
 
     memory = psutil.virtual_memory()
@@ -90,10 +89,7 @@ def machine_seconds(root: Path) -> tuple[float, float]:
     Raises:
         SensorError: the system does not tell them.
     """
-    try:
-        first = (root / "proc/stat").read_text(encoding="ascii").partition("\n")[0].split()
-    except OSError as error:
-        raise SensorError(f"no processor time of the whole machine: {error.strerror}") from error
+    first = _head(f"{root}/proc/stat").partition(b"\n")[0].split()
     if len(first) < 9 or not any(int(field) for field in first[1:9]):
         raise SensorError("no processor time of the whole machine: /proc/stat is empty here, as in some sandboxes")
     user, nice, system, _idle, _iowait, irq, softirq, steal = (int(field) for field in first[1:9])
@@ -135,14 +131,33 @@ def _int_of(file: Path, what: str) -> int:
         raise SensorError(f"{what} can no longer be read from {file}: {error}") from error
 
 
-def _rss_anon_bytes(status: Path) -> int | None:
+def _rss_anon_bytes(status: str) -> int | None:
+    """Return the anonymous resident bytes; None for a process that is gone, or a zombie, which holds nothing."""
+    said = _head(status)
+    return _kibibytes(said, b"RssAnon:") * 1024 if b"RssAnon:" in said else None
+
+
+def _head(path: str) -> bytes:
+    """Return the first 4 KiB of a file of /proc, empty if it is gone; read plainly, for it happens at every tick."""
     try:
-        for line in status.read_text(encoding="ascii", errors="replace").splitlines():
-            if line.startswith("RssAnon:"):
-                return int(line.split()[1]) * 1024
+        file = os.open(path, os.O_RDONLY)
     except OSError:
-        return None  # the process is gone
-    return None  # a zombie holds nothing and says nothing
+        return b""
+    try:
+        return os.read(file, 4096)
+    except OSError:  # the process ended between the two calls
+        return b""
+    finally:
+        os.close(file)
+
+
+def _kibibytes(text: bytes, key: bytes) -> int:
+    """Return the number after a key.
+
+    >>> _kibibytes(b"MemTotal:  24684084 kB", b"MemTotal:")
+    24684084
+    """
+    return int(text[text.index(key) + len(key) :].split(None, 1)[0])
 
 
 def _linux_clock_id(pid: int) -> int:

@@ -53,7 +53,9 @@ class FakeDevice(Device):
 
     def info(self) -> DeviceInfo:
         """Return the scripted identity."""
-        return DeviceInfo(**{"kind": "fake", "name": "fake", "uuid": "fake-0", "cores": 1, **self._script.get("info", {})})
+        return DeviceInfo(
+            **{"kind": "fake", "name": "fake", "uuid": "fake-0", "cores": 1, **self._script.get("info", {})}
+        )
 
     def sensor(self, quantity: str, pids: Collection[int]) -> Sensor:
         """Open a scripted sensor; see the contract."""

@@ -8,20 +8,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from efficientllm.devices._contract import Device
+from efficientllm.devices._contract import Device, SensorError
 from efficientllm.records import events
 from efficientllm.records.card import Card
 from efficientllm.records.measurement import Ceilings, DataFacts, ModelFacts
 from efficientllm.records.protocol import Protocol
 from efficientllm.records.window import Caution, Work
-from efficientllm.stats.steady import is_steady
+from efficientllm.stats.steady import SteadyRule
 from efficientllm.stats.stopping import WindowRule
 
 #: Events go to the file at most so often while a window is open; writing stays outside the timed steps.
 _FLUSH_S = 1.0
 _PROGRESS_S = 0.2
-#: A warm-up that never calms down ends at so many steps even where its time is not up.
-_MOST_WARM_UP_STEPS = 10_000
 
 
 @dataclass
@@ -129,18 +127,18 @@ class Marks:
 
     def warm_up(self, step: Callable[[], object], *, max_steps: int | None = None) -> int:
         """Call `step` until its time is steady: at least the protocol's steps, at most its seconds or `max_steps`."""
-        begin_s, times_s = time.perf_counter(), list[float]()
-        most = _MOST_WARM_UP_STEPS if max_steps is None else max_steps
-        while len(times_s) < most:
+        begin_s, taken = time.perf_counter(), 0
+        rule = SteadyRule(self.protocol.warmup_steps, self.protocol.warmup_max_s)
+        while rule.unfinished() and (max_steps is None or taken < max_steps):
             step_begin_s = time.perf_counter()
             step()
             self.device.synchronize()
-            times_s.append(time.perf_counter() - step_begin_s)
-            enough = len(times_s) >= self.protocol.warmup_steps
-            if enough and (is_steady(times_s) or times_s[-1] + step_begin_s - begin_s > self.protocol.warmup_max_s):
-                break
+            rule.add(time.perf_counter() - step_begin_s)
+            taken += 1
+        if not rule.steady:
+            self.caution("unsteady", f"step time had not become steady after {taken} warm-up steps")
         self.say(events.Phase(name="warmup", elapsed_s=time.perf_counter() - begin_s))
-        return len(times_s)
+        return taken
 
     @contextmanager
     def attempt(self, name: str, coordinates: dict[str, int]) -> Iterator[None]:
@@ -182,7 +180,10 @@ class Marks:
 
     def baseline_memory(self) -> None:
         """Note what the process holds now, before the model is built."""
-        self.figure("memory_baseline_bytes", self.device.process_memory_bytes())
+        try:
+            self.figure("memory_baseline_bytes", self.device.process_memory_bytes())
+        except SensorError as error:
+            self.say(events.Missing(name="memory_baseline_bytes", reason=str(error)))
 
     def progress(self, done: float, total: float, note: str = "") -> None:
         """Tell the person how far the trial is, a few times a second at most."""
@@ -211,6 +212,10 @@ class Marks:
     def figure(self, name: str, value: float) -> None:
         """Set a single number of the trial."""
         self.say(events.Figure(name=name, value=value))
+
+    def absent(self, name: str, reason: str) -> None:
+        """Say why a quantity is not measured anywhere in the trial."""
+        self.say(events.Missing(name=name, reason=reason))
 
     def caution(self, code: str, text: str) -> None:
         """Tell the reader of something."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 
 from efficientllm.physics.finding import (
     CALIBRATION_MARGIN,
@@ -35,21 +36,22 @@ def steps_above_floor(measurement: Measurement, window: Window, datasheet: Datas
     """No single step may be shorter than the roofline allows (`step_below_floor`).
 
     A clock that is read before the device has finished shows here: most steps are too short, one carries the rest,
-    and the mean rate looks right.
+    and the mean rate looks right. Where the mean itself is too short, the rates have said so already.
     """
     values = steps_s(window)
     if not values:
         return []
-    fastest_s = min(values)
+    fastest_s, mean_s = min(values), statistics.fmean(values)
     if datasheet is not None:
-        floor = floor_s(window.work, datasheet_roof(measurement, window, datasheet))
-        if floor is not None and fastest_s < floor:
+        floor = floor_s(window.work, datasheet_roof(measurement, window, datasheet)) or 0.0
+        if fastest_s < floor <= mean_s:
             text = f"a step took {seconds_text(fastest_s)}, its work needs {seconds_text(floor)} by the datasheet"
             return impossible(window, "step_below_floor", text)
-    floor = floor_s(window.work, _undocumented(measurement, window, datasheet))
-    if floor is None or fastest_s * CALIBRATION_MARGIN >= floor:
+    floor = (floor_s(window.work, _undocumented(measurement, window, datasheet)) or 0.0) / CALIBRATION_MARGIN
+    if not fastest_s < floor <= mean_s:
         return []
-    text = f"a step took {seconds_text(fastest_s)}, its work needs {seconds_text(floor)} at the calibrated ceiling"
+    needs = f"its work needs {seconds_text(floor)} at {CALIBRATION_MARGIN} times the calibrated ceiling"
+    text = f"a step took {seconds_text(fastest_s)}, {needs}"
     return suspicious(window, "no_datasheet", text)
 
 

@@ -38,20 +38,19 @@ def _choice(slot: str, value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict) or not isinstance(value.get("name"), str):
         raise RecipeError(f"{where}: expected a name, a path, or {{name: …, option: value}}, got {value!r}.")
     name, options = value["name"], {key: option for key, option in value.items() if key != "name"}
-    if slot == "corpus" and not name.endswith(".py") and name not in catalog.names("corpus"):
-        return _corpus_path(name, options, where)
+    if slot == "corpus" and _is_text_path(name):
+        return {"name": name, "options": options}
     path = catalog.path_of(slot, name, where)
     if not name.endswith(".py"):
         return {"name": name, "options": options}
     return {"name": path.stem, "options": options, "path": name, "sha256": file_sha256(path)}
 
 
-def _corpus_path(name: str, options: dict[str, Any], where: str) -> dict[str, Any]:
-    """A corpus may be given by the path of its text; its reader follows from the ending."""
-    if not (Path(name).exists() or "/" in name or Path(name).suffix):
-        catalog.path_of("corpus", name, where)  # raises, with the nearest name
-    readers = {".jsonl": "jsonl", ".parquet": "parquet"}
-    return {"name": readers.get(Path(name).suffix, "text"), "options": {"path": name, **options}}
+def _is_text_path(name: str) -> bool:
+    """A corpus may be given by the path of its text; its reader follows from what is there."""
+    if name.endswith(".py") or name in catalog.names("corpus"):
+        return False
+    return "/" in name or bool(Path(name).suffix) or Path(name).exists()
 
 
 def _sentence(error: str, values: dict[str, Any], where: str) -> str:

@@ -47,3 +47,6 @@ PROTOCOLS = {
         sample_interval_s=0.02,
     ),
 }
+
+#: A user's own loop: its length is the user's, and nothing waits before it. No recipe can name it.
+INLINE = Protocol(name="inline", cool_down_max_s=0.0, idle_s=0.0)

@@ -128,10 +128,8 @@ def as_rows(logs: Array, names: list[str]) -> dict[str, dict[int, float]]:
 
 def _window(times: Array, rule: WindowRule) -> int:
     """Return after how many of the steps the rule ends the window."""
-    taken = 0
-    for step_s in times.tolist():
+    for taken, step_s in enumerate(times.tolist(), start=1):
         rule.add(step_s)
-        taken += 1
         if not rule.unfinished():
             return taken
     raise AssertionError("a window took twice its longest time")  # `most` allows for it

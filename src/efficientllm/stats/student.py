@@ -1,5 +1,6 @@
-"""Student's t distribution, from `scipy.special`: `scipy.stats` gives the same numbers and takes three times as long
-to import.
+"""Student's t distribution.
+
+From `scipy.special`: `scipy.stats` gives the same numbers and takes three times as long to import.
 """
 
 from __future__ import annotations

@@ -90,6 +90,10 @@ class Recorder(Protocol):
         """Set a single number of the trial."""
         ...
 
+    def absent(self, name: str, reason: str) -> None:
+        """Say why a quantity is not measured anywhere in the trial."""
+        ...
+
     def caution(self, code: str, text: str) -> None:
         """Tell the reader of something."""
         ...

@@ -54,21 +54,19 @@ class TrainLoop:
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate(self.settings, self.steps_done, self.num_steps)
         rows = self._order.rows(self.steps_done, self._rows)
-        loss = sum(
-            self._forward_backward(rows[i : i + self.settings.micro_batch])
-            for i in range(0, self._rows, self.settings.micro_batch)
-        )
+        size = self.settings.micro_batch
+        losses = [self._forward_backward(rows[i : i + size]) for i in range(0, self._rows, size)]
         if self.settings.clip_norm:
             torch.nn.utils.clip_grad_norm_(self.decoder.parameters(), self.settings.clip_norm)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self.steps_done += 1
-        value = float(loss)
+        value = float(torch.stack(losses).sum())
         self._check(value)
         return value
 
     def _forward_backward(self, starts: Any) -> torch.Tensor:
-        rows_BT = self._text.rows(starts, self.settings.sequence_tokens + 1)
+        rows_BT = self._text.rows(starts, self.settings.sequence_tokens)
         tokens_BT = torch.from_numpy(rows_BT).to(self._device.torch_device(), non_blocking=True)
         with self._autocast():
             loss = self._model(tokens_BT[:, :-1], tokens_BT[:, 1:])

@@ -15,10 +15,12 @@ def run(job: Job) -> None:
     assert isinstance(settings, CalibrateSettings)
     device = open_device(job.trial.device)
     with job.recorder.window("calibrate", work=Work(), adaptive=False):
-        ceilings, _, figures = measure_ceilings(device, settings, job.recorder.progress)
-    job.recorder.ceilings(ceilings)
-    for name, value in figures.items():
+        found = measure_ceilings(device, settings, job.recorder.progress)
+    job.recorder.ceilings(found.ceilings)
+    for name, value in found.figures.items():
         job.recorder.figure(name, value)
+    for name, reason in found.absent.items():
+        job.recorder.absent(name, reason)
 
 
 ENTRY = WorkloadEntry(title="The ceilings of this device", run=run)

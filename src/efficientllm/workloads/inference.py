@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from efficientllm import registry
@@ -121,8 +122,9 @@ def _judge(job: Job, settings: InferenceSettings, engine: Engine, prepared: Prep
 
 def _prompt(prepared: Prepared, grid: Grid, device: Device) -> torch.Tensor:
     """Return held-out text as prompts `[batch, tokens]`, each row from another place, repeated where it runs out."""
-    tokens_BT = prepared.heldout.rows([row * grid.tokens for row in range(grid.batch)], grid.tokens)
-    return torch.from_numpy(tokens_BT).to(device.torch_device())
+    wanted = grid.batch * grid.tokens
+    tokens = np.resize(prepared.heldout.tokens[:wanted], wanted).astype(np.int64)
+    return torch.from_numpy(tokens.reshape(grid.batch, grid.tokens)).to(device.torch_device())
 
 
 def _coordinates(grid: Grid) -> dict[str, int]:

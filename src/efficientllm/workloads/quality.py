@@ -28,7 +28,7 @@ def judge(scorer: Scorer, prepared: Prepared, settings: ModelSettings, device: D
     Every token of a row but the first is predicted from those before it in the row. `heldout_bits_per_byte` divides
     by the UTF-8 bytes of exactly the scored tokens.
     """
-    rows_RT, scored_bytes = prepared.heldout_rows(settings.sequence_tokens, settings.heldout_tokens)
+    rows_RT, scored_bytes = prepared.heldout.heldout_rows(settings.sequence_tokens, settings.heldout_tokens)
     work = Work(tokens=_ROWS_AT_ONCE * settings.sequence_tokens, samples=_ROWS_AT_ONCE)
     nats, count = 0.0, 0
     with recorder.window("quality", work=work, adaptive=False) as window:
@@ -53,9 +53,8 @@ def decoder_scorer(decoder: Decoder, settings: ModelSettings) -> Scorer:
         autocast = torch.autocast(kind, dtype=getattr(torch, settings.dtype))
 
     def score(rows_BT: torch.Tensor) -> tuple[float, int]:
-        targets_BT = rows_BT[:, 1:]
         with torch.inference_mode(), autocast:
-            mean = decoder.loss(rows_BT[:, :-1], targets_BT)
-        return float(mean) * targets_BT.numel(), targets_BT.numel()
+            nats, count = decoder.loss_sum(rows_BT[:, :-1], rows_BT[:, 1:])
+        return float(nats), int(count)
 
     return score

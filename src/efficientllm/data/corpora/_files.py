@@ -10,7 +10,7 @@ from pathlib import Path
 from efficientllm.data.corpora._contract import Split
 from efficientllm.errors import DataError
 
-#: First word of a file's or folder's name -> its split, the preferred held-out set first.
+#: How a folder may call its held-out split, the preferred one first.
 _HELDOUT_WORDS = ("heldout", "valid", "validation", "val", "dev", "test")
 
 #: One document in so many is held out where the reader makes the split.
@@ -38,17 +38,23 @@ def find_files(path: Path, endings: tuple[str, ...], reader: str) -> list[Path]:
     return sorted(files, key=lambda p: p.relative_to(path).as_posix())
 
 
-def named_splits(root: Path, files: Sequence[Path]) -> dict[Split, list[Path]] | None:
+def named_splits(root: Path, files: Sequence[Path], telling_endings: tuple[str, ...]) -> dict[Split, list[Path]] | None:
     """Return the splits that a folder names itself (`train/` and `valid/`, `train.jsonl` and `test.jsonl`), or None.
 
     The first of heldout, valid, validation, val, dev, test that is there is the held-out one; other files are left out.
+
+    Args:
+        root: what the user gave.
+        files: the files found in it.
+        telling_endings: of files whose own name may name a split; a `train.py` among sources is no training split.
     """
-    if root.is_file():
-        return None
     words: dict[str, list[Path]] = {}
-    for file in files:
-        first = file.relative_to(root).parts[0]
-        words.setdefault(re.split(r"[-_.]", first.lower())[0], []).append(file)
+    for file in files if root.is_dir() else ():
+        first, *below = file.relative_to(root).parts
+        if below:
+            words.setdefault(first.lower(), []).append(file)
+        elif file.suffix.lower() in telling_endings:
+            words.setdefault(re.split(r"[-_.]", first.lower())[0], []).append(file)
     heldout = next((word for word in _HELDOUT_WORDS if word in words), None)
     if heldout is None or "train" not in words:
         return None

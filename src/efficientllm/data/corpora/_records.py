@@ -22,11 +22,11 @@ class RecordCorpus:
     ) -> None:
         self._root, self._text_key, self._read = Path(path), text_key, read
         self._files = find_files(self._root, endings, reader)
-        self._splits = named_splits(self._root, self._files)
+        self._splits = named_splits(self._root, self._files, telling_endings=endings)
         self.details = {
             "path": path,
             "files": str(len(self._files)),
-            "split": "by hash of the text" if self._splits is None else "named by the files",
+            "split": "by hash of the text" if self._splits is None else "named by the folder",
         }
 
     def documents(self, split: Split) -> Iterator[str]:

@@ -42,7 +42,9 @@ class DatasetsCorpus:
         self._text_key, self._names = text_key, {"train": split, "heldout": heldout_split or split}
         self._by_hash = not heldout_split
         if heldout_split == split:
-            raise DataError(f"corpus datasets: heldout_split {split!r} is the training split. Leave it out, or change it.")
+            raise DataError(
+                f"corpus datasets: heldout_split {split!r} is the training split. Leave it out, or change it."
+            )
         self.details = {
             "dataset": dataset,
             "split": f"{split} / {heldout_split or 'by hash of the text'}",

@@ -32,9 +32,10 @@ class TextCorpus:
     def __init__(self, path: str) -> None:
         self._root = Path(path)
         self._files = find_files(self._root, ENDINGS, "text")
-        named = named_splits(self._root, self._files)
+        named = named_splits(self._root, self._files, telling_endings=(".txt",))
+        self._splits: dict[Split, list[Path]] | None
         if named is not None:
-            self._splits, rule = named, "named by the folders"
+            self._splits, rule = named, "named by the folder"
         elif len(self._files) > 1:
             self._splits, rule = _split_by_hash(self._root, self._files), "by hash of the file's path"
         else:
@@ -74,6 +75,8 @@ def split_by_position(text: str, where: str) -> dict[Split, str]:
         for cut in sorted(cuts, key=lambda cut: abs(cut - target)):
             if text[:cut].strip() and text[cut:].strip():
                 return {"train": text[:cut], "heldout": text[cut:]}
+    if not text.strip():
+        raise DataError(f"{where} is empty. Give a file with text in it.")
     raise DataError(
         f"{where}: held-out text would be empty: no line ends near its last tenth ({len(text)} characters in all). "
         "Give a longer text with line ends, or a folder with train/ and heldout/."

@@ -1,0 +1,90 @@
+"""A study's table: sections of rows that may be compared, each cell with its evidence, and the verdict in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from msgspec.structs import replace
+
+from efficientllm.analysis import notes
+from efficientllm.analysis.group import Group, groups, parent_stage, points
+from efficientllm.analysis.section import section
+from efficientllm.analysis.select import counts, select
+from efficientllm.analysis.table import Row, Section, StudyTable
+from efficientllm.analysis.verdict import sentences
+from efficientllm.records.measurement import Measurement
+from efficientllm.records.window import Caution
+
+#: What a section's codes mean; the places follow.
+_MEANINGS = {
+    "not_ranked": "measured with a protocol that shows coverage and is too short to rank",
+    "at_floor": "quality does not clear that of token frequencies alone, so it is shown but not ranked",
+    "implementation_bound": "the order by time would change if all attained the same share of the hardware's limit",
+}
+
+
+def study_table(
+    study: str, measurements: Sequence[Measurement], title: str = "", *, detail: bool = False
+) -> StudyTable:
+    """Make a study's table from its records.
+
+    Sections stand in the order of the recipe's stages and of the windows' coordinates, one for each machine; in each
+    the baseline comes first, the others follow as they first appear, and what gave no figure stands at the bottom with
+    its reason.
+
+    Args:
+        study: its name.
+        measurements: all records of the study, in any state, in the recipe's order.
+        title: one line for people.
+        detail: whether the columns are all metrics, not the one of each kind that heads a table.
+    """
+    selection = select(measurements)
+    kept = [record for record in selection.records if counts(record)]
+    sections: list[Section] = []
+    cautions: list[Caution] = []
+    parted = groups(selection.records)
+    for group in parted:
+        missing = _missing(group, parted, selection.records)
+        for point in points(group):
+            made, found = section(group, point, detail=detail)
+            sections.append(replace(made, rows=(*made.rows, *missing)))
+            cautions += found
+    table = StudyTable(
+        study=study,
+        title=title,
+        sections=tuple(sections),
+        environments=notes.environment_lines(selection.records),
+        sanity=notes.sanity_lines(kept),
+        cards=notes.cards_of(selection.records),
+        cautions=(*notes.grouped_cautions(kept), *_merged(cautions)),
+        left_out=selection.left_out,
+    )
+    return replace(table, verdict=sentences(table))
+
+
+def _missing(group: Group, parted: Sequence[Group], records: Sequence[Measurement]) -> tuple[Row, ...]:
+    """Return rows for techniques of the parent stage that failed there and have no record here."""
+    source = parent_stage(group, records)
+    present = [dict(axes) for axes in group.rows]
+    machine = group.records()[0].environment.machine_id
+    rows = []
+    for parent in parted:
+        if parent.stage != source or parent.records()[0].environment.machine_id != machine:
+            continue
+        for axes, parents in parent.rows.items():
+            here = any(dict(axes).items() <= one.items() for one in present)
+            if not here and not any(counts(record) for record in parents):
+                reason = f"not measured: {source} ended {parents[0].outcome}: {parents[0].reason}"
+                rows.append(Row(technique=parents[0].trial.technique(), outcome="missing", reason=reason))
+    return tuple(rows)
+
+
+def _merged(cautions: Sequence[Caution]) -> tuple[Caution, ...]:
+    """Say each code once, with all the places that it concerns."""
+    found: dict[str, list[str]] = {}
+    for caution in cautions:
+        found.setdefault(caution.code, []).append(caution.text)
+    return tuple(
+        Caution(code=code, text=f"{_MEANINGS[code]}: {'; '.join(dict.fromkeys(places))}")
+        for code, places in found.items()
+    )

@@ -1,0 +1,74 @@
+"""What a metric is: a pure function of a stored measurement and one of its windows.
+
+A new metric needs no new run and no edit elsewhere: one file here that ends with `ENTRY = MetricEntry(...)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from msgspec.structs import replace
+
+from efficientllm.analysis.table import Column
+from efficientllm.records.measurement import Measurement
+from efficientllm.records.window import Window
+
+#: The six efficiency metrics and quality, in the order of a table's columns; a card's claims use the same words.
+GROUPS = ("memory", "compute", "latency", "throughput", "energy", "compression", "quality")
+
+TIMED = ("train", "prefill", "decode", "user")
+ALL_WINDOWS = (*TIMED, "quality")
+
+
+@dataclass(frozen=True)
+class Absent:
+    """There is no figure, for this reason (a sentence for the reader)."""
+
+    reason: str
+
+
+Plain = Callable[[Measurement, Window], float | Absent]
+Against = Callable[[Measurement, Window, Measurement], float | Absent]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricEntry:
+    """A metric's entry.
+
+    Attributes:
+        column: key (the file's name), title, symbol, unit, better, meaning.
+        group: one of `GROUPS`, or `model` for counts that are only stated.
+        windows: names of the windows it applies to.
+        measure: the function, for a metric that needs nothing else.
+        against: the function, for a metric that needs the baseline's measurement of the same round too.
+        headline: windows in whose tables it is the one column of its group.
+        titles: window -> heading, where it differs (`TPOT`).
+        margin: relative difference that does not matter, for the verdict `equivalent`.
+        order: place within its group.
+    """
+
+    column: Column
+    group: str
+    windows: tuple[str, ...] = TIMED
+    measure: Plain | None = None
+    against: Against | None = None
+    headline: tuple[str, ...] = ()
+    titles: Mapping[str, str] = field(default_factory=dict)
+    margin: float = 0.02
+    order: int = 50
+
+    def column_for(self, window: str) -> Column:
+        """Return the column as a table of this window heads it."""
+        return replace(self.column, title=self.titles.get(window, self.column.title))
+
+    def value(self, measurement: Measurement, window: Window, baseline: Measurement | None = None) -> float | Absent:
+        """Return the figure, or why there is none."""
+        if window.name not in self.windows:
+            return Absent(f"not defined for {window.name}")
+        if self.measure is not None:
+            return self.measure(measurement, window)
+        if baseline is None:
+            return Absent("no baseline to compare with: the recipe names none, or it has no valid result in this round")
+        assert self.against is not None  # an entry has one of the two
+        return self.against(measurement, window, baseline)

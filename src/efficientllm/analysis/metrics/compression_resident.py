@@ -1,0 +1,43 @@
+"""Compression (resident): how much smaller, times how much of the quality is left."""
+
+from __future__ import annotations
+
+from efficientllm.analysis.metrics._compression import compression
+from efficientllm.analysis.metrics._contract import ALL_WINDOWS, TIMED, Absent, MetricEntry
+from efficientllm.analysis.metrics.weight_bytes import weight_bytes
+from efficientllm.analysis.table import Column
+from efficientllm.records.measurement import Measurement
+from efficientllm.records.window import Window
+
+
+def compression_resident(measurement: Measurement, window: Window, baseline: Measurement) -> float | Absent:
+    """Return size ratio times quality ratio against the baseline's measurement of the same round.
+
+        (size_baseline / size) * (quality / quality_baseline),  quality = 1 / bits per byte
+
+    Size: measured bytes (weights as held on the device), not a nominal ratio. Source: arXiv 2505.13840, MCR.
+
+    >>> from efficientllm.analysis.metrics._example import facts, measured
+    >>> small, window = measured("quality", figures={"heldout_bits_per_byte": 2.5}, model=facts(weight_bytes=1000))
+    >>> base, _ = measured("quality", figures={"heldout_bits_per_byte": 2.0}, model=facts(weight_bytes=4000))
+    >>> compression_resident(small, window, base)
+    3.2
+    """
+    return compression(weight_bytes(measurement, window), weight_bytes(baseline, window), measurement, baseline)
+
+
+ENTRY = MetricEntry(
+    column=Column(
+        key="compression_resident",
+        title="Compression",
+        symbol="MCR",
+        unit="factor",
+        better="high",
+        meaning="size ratio of the weights as held on the device times quality ratio, both to the baseline",
+    ),
+    group="compression",
+    windows=ALL_WINDOWS,
+    headline=TIMED,
+    against=compression_resident,
+    order=0,
+)

@@ -1,0 +1,83 @@
+"""What a reader must know beside the figures: machines, sanity lines, cards, cautions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from efficientllm.records.card import Card
+from efficientllm.records.environment import DeviceInfo, Environment
+from efficientllm.records.measurement import Measurement
+from efficientllm.records.window import Caution
+from efficientllm.units import bytes_text
+
+_SANITY_END = "_bits_per_byte"
+
+
+def environment_lines(records: Sequence[Measurement]) -> tuple[str, ...]:
+    """Return one line a machine: device, memory, power cap, software, its id."""
+    machines = {record.environment.machine_id: record.environment for record in records}
+    return tuple(_line(environment) for environment in machines.values())
+
+
+def sanity_lines(records: Sequence[Measurement]) -> dict[str, float]:
+    """Return what simple models make of the same text, in bits a byte: `bz2`, `unigram`."""
+    found: dict[str, float] = {}
+    for record in records:
+        for name, value in record.figures.items():
+            if name.endswith(_SANITY_END):
+                found.setdefault(name.removesuffix(_SANITY_END), value)
+    return found
+
+
+def cards_of(records: Sequence[Measurement]) -> dict[str, Card]:
+    """Return technique -> card, for the slots that the axes set; a technique of several cards has one for each slot.
+
+    Keys are `technique`, or `technique (slot)`.
+    """
+    found: dict[str, Card] = {}
+    for record in records:
+        trial = record.trial
+        slots = [slot for slot in record.cards if slot in trial.axes or not trial.axes]
+        for slot in slots:
+            key = trial.technique() if len(slots) == 1 else f"{trial.technique()} ({slot})"
+            found.setdefault(key, record.cards[slot])
+    return found
+
+
+def grouped_cautions(records: Sequence[Measurement]) -> tuple[Caution, ...]:
+    """Return one caution a code: how many records have it, which techniques, and the first as an example."""
+    found: dict[str, list[tuple[Measurement, Caution]]] = {}
+    for record in records:
+        for caution in record.cautions:
+            found.setdefault(caution.code, []).append((record, caution))
+    return tuple(Caution(code=code, text=_grouped(hits, len(records))) for code, hits in sorted(found.items()))
+
+
+def _grouped(hits: Sequence[tuple[Measurement, Caution]], total: int) -> str:
+    with_it = {record.id for record, _ in hits}
+    names = list(dict.fromkeys(record.trial.technique() for record, _ in hits))
+    record, first = hits[0]
+    if len(hits) == 1:
+        return f"{record.trial.technique()}, repeat {record.trial.repeat}: {first.text}"
+    share = f"all {total} records" if len(with_it) == total else f"{len(with_it)} of {total} records"
+    return f"{share} ({', '.join(names)}); for example {record.trial.technique()}: {first.text}"
+
+
+def _line(environment: Environment) -> str:
+    devices = ", ".join(_device(device) for device in environment.devices)
+    libraries = environment.libraries.get("torch")
+    parts = [devices, f"Python {environment.python}", f"torch {libraries}" if libraries else "", environment.platform,
+             f"{environment.threads} threads" if environment.threads else "",
+             f"machine {environment.machine_id}"]  # fmt: skip
+    return " · ".join(part for part in parts if part)
+
+
+def _device(device: DeviceInfo) -> str:
+    parts = [device.name]
+    if device.capacity_bytes:
+        parts.append(bytes_text(device.capacity_bytes))
+    if device.power_cap_w:
+        parts.append(f"cap {device.power_cap_w:.0f} W")
+    if device.driver:
+        parts.append(f"driver {device.driver}")
+    return ", ".join(parts)

@@ -1,0 +1,28 @@
+"""How a place in a study is said."""
+
+from __future__ import annotations
+
+
+def where(stage: str, window: str) -> str:
+    """Return a section's name: the stage for training, else the window with its coordinates.
+
+    >>> where("pretrain", "train"), where("inference", "decode batch=1 tokens=8192")
+    ('pretrain', 'decode, batch 1, 8192 tokens')
+    """
+    name, *coordinates = window.split()
+    if name == "train":
+        return stage
+    said = []
+    for coordinate in coordinates:
+        key, _, value = coordinate.partition("=")
+        said.append(f"{value} tokens" if key == "tokens" else f"{key} {value}")
+    return ", ".join([name, *said])
+
+
+def capital(text: str) -> str:
+    """Return a text with a capital first letter, the rest as it is.
+
+    >>> capital("decode of mHA")
+    'Decode of mHA'
+    """
+    return text[:1].upper() + text[1:]

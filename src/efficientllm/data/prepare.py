@@ -1,0 +1,141 @@
+"""The one call of a workload: settings in, tokenizer, token files and their facts out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from efficientllm.data.bpe import SAMPLE_BYTES, trained_tokenizer
+from efficientllm.data.corpus import Reader, find_reader
+from efficientllm.data.packing import TokenFile, pack
+from efficientllm.data.sanity import bz2_bits_per_byte, unigram_bits_per_byte
+from efficientllm.data.snapshot import POOL_BYTES, Snapshot, take_snapshot
+from efficientllm.data.tokenizer import Tokenizer, existing_tokenizer
+from efficientllm.errors import DataError
+from efficientllm.records.measurement import DataFacts
+from efficientllm.records.settings import ModelSettings
+
+#: How often training may repeat a text. Up to 4 epochs cost little against fresh text (arXiv 2305.16264).
+MAX_EPOCHS = 4
+
+#: Text is read for so many bytes a token at first; if they make too few tokens, twice as much is read.
+_FIRST_BYTES_PER_TOKEN = 8
+
+#: A larger held-out split is read as far as this, or as far as `heldout_tokens` needs.
+_HELDOUT_BYTES = 8 * 1024**2
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Text, ready for a workload.
+
+    Attributes:
+        tokenizer: the tokenizer.
+        train, heldout: the packed splits.
+        facts: for the record.
+        sanity: `bz2` and `unigram`, in bits per byte of the held-out rows that judge quality.
+    """
+
+    tokenizer: Tokenizer
+    train: TokenFile
+    heldout: TokenFile
+    facts: DataFacts
+    sanity: dict[str, float]
+
+
+def prepare(settings: ModelSettings, cache: Path, train_tokens_needed: int | None = None) -> Prepared:
+    """Read, tokenize and pack the text that the settings name; what the cache has is not made again.
+
+    A corpus of up to 64 MiB is packed whole, whatever the budget, so that all budgets share one file and one tokenizer
+    and each samples the whole text. Of a larger one so much is read as the budget needs.
+
+    Args:
+        settings: corpus, tokenizer, vocab_tokens, heldout_tokens and sequence_tokens count.
+        cache: folder of the cache; calls at the same time are safe.
+        train_tokens_needed: the training budget; None where nothing is trained.
+
+    Raises:
+        DataError: the text cannot be used, or is too short: for a row, for `heldout_tokens`, or for the budget (more
+            than 4 epochs).
+    """
+    reader = find_reader(settings.corpus)
+    wanted = max(train_tokens_needed or 0, settings.sequence_tokens + 1)
+    heldout_limit = _limit_bytes(settings.heldout_tokens, _HELDOUT_BYTES)
+    while True:
+        snapshot = take_snapshot(reader, cache, _limit_bytes(wanted, POOL_BYTES), heldout_limit)
+        tokenizer = _tokenizer(settings, snapshot, cache)
+        train, heldout = pack(snapshot.train, tokenizer, cache), pack(snapshot.heldout, tokenizer, cache)
+        short = train.num_tokens < (train_tokens_needed or 0) and not snapshot.train.complete
+        if not short:
+            break
+        wanted *= 2
+    _check_length(reader, train, settings, train_tokens_needed)
+    rows, scored_bytes = heldout.heldout_rows(settings.sequence_tokens, settings.heldout_tokens)
+    targets = rows[:, 1:]
+    return Prepared(
+        tokenizer=tokenizer,
+        train=train,
+        heldout=heldout,
+        facts=_facts(reader, snapshot, tokenizer, settings.tokenizer == "bpe", train, heldout),
+        sanity={
+            "bz2": bz2_bits_per_byte(tokenizer.decode_bytes(targets.ravel().tolist())),
+            "unigram": unigram_bits_per_byte(train.counts, targets, scored_bytes),
+        },
+    )
+
+
+def _limit_bytes(tokens: int, least_bytes: int) -> int:
+    """Return how much text to read for so many tokens: a power of two, so that near budgets share a file.
+
+    >>> _limit_bytes(1000, 2**20) == 2**20, _limit_bytes(10**8, 2**20) == 2**30
+    (True, True)
+    """
+    return int(max(least_bytes, 1 << (_FIRST_BYTES_PER_TOKEN * tokens - 1).bit_length()))
+
+
+def _tokenizer(settings: ModelSettings, snapshot: Snapshot, cache: Path) -> Tokenizer:
+    if settings.tokenizer == "bpe":
+        return trained_tokenizer(snapshot.train, settings.vocab_tokens, cache)
+    return existing_tokenizer(settings.tokenizer)
+
+
+def _check_length(reader: Reader, train: TokenFile, settings: ModelSettings, needed: int | None) -> None:
+    if train.num_tokens <= settings.sequence_tokens:
+        raise DataError(
+            f"corpus {reader.name} has {train.num_tokens} training tokens, less than one row of "
+            f"sequence_tokens {settings.sequence_tokens} and its last target. Give more text, or shorter rows."
+        )
+    if needed is not None and needed > MAX_EPOCHS * train.num_tokens:
+        raise DataError(
+            f"corpus {reader.name} has {train.num_tokens} training tokens; the budget of {needed} would repeat them "
+            f"{needed / train.num_tokens:.1f} times, more than {MAX_EPOCHS}. Lower tokens to "
+            f"{MAX_EPOCHS * train.num_tokens}, or give more text."
+        )
+
+
+def _facts(
+    reader: Reader, snapshot: Snapshot, tokenizer: Tokenizer, learned: bool, train: TokenFile, heldout: TokenFile
+) -> DataFacts:
+    text = snapshot.train
+    learned_bytes = min(SAMPLE_BYTES, text.pool_bytes)
+    details = {
+        **snapshot.details,
+        "train_documents": str(text.num_documents),
+        "train_bytes": str(text.text_bytes),
+        "train_read": "whole" if text.complete else f"the first {text.text_bytes} bytes",
+        "train_documents_left_out": f"{text.num_repeated} equal to a held-out one",
+        "heldout_documents": str(snapshot.heldout.num_documents),
+        "tokenizer": f"byte-level BPE learned from {learned_bytes} bytes" if learned else str(tokenizer.path),
+        "vocab_tokens": str(tokenizer.vocab_tokens),
+    }
+    if heldout.token_bytes != heldout.text_bytes:
+        details["heldout_text_bytes"] = f"{heldout.text_bytes}; the tokenizer normalises them to {heldout.token_bytes}"
+    return DataFacts(
+        corpus=reader.name,
+        corpus_sha256=snapshot.sha256(),
+        tokenizer_sha256=tokenizer.sha256,
+        train_tokens=train.num_tokens,
+        heldout_tokens=heldout.num_tokens,
+        heldout_bytes=heldout.token_bytes,
+        details=details,
+    )

@@ -1,0 +1,224 @@
+"""The one decoder: token vectors, blocks of mixer and mlp, a norm and a head.
+
+    tokens ─ embed ─┬───────────┬─ … num_layers … ─ norm ─ head ─ logits
+                    ├ norm mixer┤
+                    ├ norm mlp ─┤
+
+What an ablation changes is one slot: the mixer, the position encoding or the mlp. Letters as in
+`models/mixers/_contract.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from efficientllm.models.cross_entropy import mean_cross_entropy, sum_cross_entropy
+from efficientllm.models.linear import Embedding, Linear
+from efficientllm.models.mixers._contract import Mixer, State
+from efficientllm.models.mlp._contract import Mlp
+from efficientllm.models.norm import RMSNorm
+from efficientllm.models.position._contract import Position, Positions
+from efficientllm.models.shape import Shape
+
+
+class Block(nn.Module):
+    """One layer: the mixer, then the mlp, each on the normalised residual stream and added to it."""
+
+    def __init__(self, shape: Shape, mixer: Mixer, mlp: Mlp):
+        super().__init__()
+        self.mixer_norm = RMSNorm(shape.width, shape.norm_eps)
+        self.mixer = mixer
+        self.mlp_norm = RMSNorm(shape.width, shape.norm_eps)
+        self.mlp = mlp
+
+    def forward(
+        self, x_BTD: Tensor, positions: Positions, state: State | None, sequence_ids_BT: Tensor | None
+    ) -> Tensor:
+        """Return the residual stream after this layer."""
+        x_BTD = x_BTD + self.mixer(self.mixer_norm(x_BTD), positions, state, sequence_ids_BT)
+        out_BTD: Tensor = x_BTD + self.mlp(self.mlp_norm(x_BTD))
+        return out_BTD
+
+
+class DecoderState:
+    """What a decoder remembers: one state a layer, and the next position on the device.
+
+    Attributes:
+        layers: the mixers' states.
+        next_1: position of the next token, one int64 on the device, so that a captured step finds it.
+    """
+
+    def __init__(self, layers: list[State], device: torch.device):
+        self.layers = layers
+        self.next_1 = torch.zeros(1, dtype=torch.int64, device=device)
+
+    @property
+    def length(self) -> int:
+        """Tokens remembered."""
+        return self.layers[0].length
+
+    def advance(self, num_tokens: int) -> None:
+        """Count tokens on the host; the device counted them in the forward pass."""
+        for layer in self.layers:
+            layer.advance(num_tokens)
+
+    def rewind(self, length: int) -> None:
+        """Forget all tokens from `length` on."""
+        for layer in self.layers:
+            layer.rewind(length)
+        self.next_1.fill_(length)
+
+    def use_fixed_shapes(self) -> None:
+        """Let one-token steps run without the host's length, as capturing and compiling need it."""
+        for layer in self.layers:
+            layer.fixed_shapes = True
+
+    def bytes_per_token(self) -> int:
+        """Return the growth a token and a sequence, in bytes, over all layers."""
+        return sum(layer.bytes_per_token() for layer in self.layers)
+
+    def state_bytes(self) -> int:
+        """Return the constant part for a sequence, in bytes, over all layers."""
+        return sum(layer.state_bytes() for layer in self.layers)
+
+
+class Decoder(nn.Module):
+    """A language model.
+
+    Attributes:
+        shape: its counts.
+        position: the position encoding, one for all layers.
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        make_mixer: Callable[[], Mixer],
+        make_position: Callable[[int], Position],
+        make_mlp: Callable[[], Mlp],
+    ):
+        super().__init__()
+        self.shape = shape
+        self.embed = Embedding(shape.vocab_tokens, shape.width)
+        self.blocks = nn.ModuleList(Block(shape, make_mixer(), make_mlp()) for _ in range(shape.num_layers))
+        self.position = make_position(self.block(0).mixer.rotary_dim)
+        self.norm = RMSNorm(shape.width, shape.norm_eps)
+        self.head = None if shape.tie_embeddings else Linear(shape.width, shape.vocab_tokens)
+
+    def block(self, number: int) -> Block:
+        """Return a layer."""
+        block = self.blocks[number]
+        assert isinstance(block, Block)
+        return block
+
+    @property
+    def head_VD(self) -> Tensor:
+        """The head's matrix: the embedding's own where they are tied."""
+        return self.embed.weight if self.head is None else self.head.weight
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.embed.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The weights' number format."""
+        return self.embed.weight.dtype
+
+    def forward(
+        self,
+        tokens_BT: Tensor,
+        positions_BT: Tensor | None = None,
+        state: DecoderState | None = None,
+        sequence_ids_BT: Tensor | None = None,
+        last_only: bool = False,
+    ) -> Tensor:
+        """Return logits, BTV, or B1V of the last token where `last_only`.
+
+        Args:
+            tokens_BT: token ids.
+            positions_BT: their positions (one row serves all); by default they follow the state, or count from 0,
+                or count from 0 in each packed sequence.
+            state: what was remembered; the tokens are added to it.
+            sequence_ids_BT: tokens with different ids never see each other; not together with a state.
+            last_only: whether the head sees the last token only.
+        """
+        hidden_BTD = self.hidden(tokens_BT, positions_BT, state, sequence_ids_BT)
+        return F.linear(hidden_BTD[:, -1:] if last_only else hidden_BTD, self.head_VD)
+
+    def hidden(
+        self,
+        tokens_BT: Tensor,
+        positions_BT: Tensor | None = None,
+        state: DecoderState | None = None,
+        sequence_ids_BT: Tensor | None = None,
+    ) -> Tensor:
+        """Return the normalised residual stream BTD that the head reads; arguments as in `forward`."""
+        out_BTD = self.run(tokens_BT, positions_BT, state, sequence_ids_BT)
+        if state is not None:
+            state.advance(tokens_BT.shape[1])
+        return out_BTD
+
+    def run(
+        self,
+        tokens_BT: Tensor,
+        positions_BT: Tensor | None = None,
+        state: DecoderState | None = None,
+        sequence_ids_BT: Tensor | None = None,
+    ) -> Tensor:
+        """Do what `hidden` does on the device, and leave the host's count of tokens: the part that can be captured."""
+        if positions_BT is None:
+            positions_BT = self._positions(tokens_BT, state, sequence_ids_BT)
+        x_BTD = self.position.embed(self.embed(tokens_BT), positions_BT)
+        positions = self.position.at(positions_BT, self._compute_dtype())
+        for number, block in enumerate(self.blocks):
+            x_BTD = block(x_BTD, positions, None if state is None else state.layers[number], sequence_ids_BT)
+        if state is not None:
+            state.next_1 += tokens_BT.shape[1]
+        out_BTD: Tensor = self.norm(x_BTD)
+        return out_BTD
+
+    def loss(self, tokens_BT: Tensor, targets_BT: Tensor, sequence_ids_BT: Tensor | None = None) -> Tensor:
+        """Return the mean loss in nats over the targets that are not -100, a float32 scalar with gradients."""
+        hidden_BTD = self.hidden(tokens_BT, sequence_ids_BT=sequence_ids_BT)
+        return mean_cross_entropy(hidden_BTD.flatten(0, 1), self.head_VD, targets_BT.flatten())
+
+    @torch.no_grad()
+    def loss_sum(
+        self, tokens_BT: Tensor, targets_BT: Tensor, sequence_ids_BT: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the summed loss in nats (float64) and the number of targets that are not -100, for evaluation."""
+        hidden_BTD = self.hidden(tokens_BT, sequence_ids_BT=sequence_ids_BT)
+        return sum_cross_entropy(hidden_BTD.flatten(0, 1), self.head_VD, targets_BT.flatten())
+
+    def allocate(self, batch: int, max_tokens: int, dtype: torch.dtype | None = None) -> DecoderState:
+        """Return an empty state with room for `max_tokens` tokens in each of `batch` sequences."""
+        mixers = [self.block(number).mixer for number in range(self.shape.num_layers)]
+        layers = [mixer.allocate(batch, max_tokens, dtype or self.dtype, self.device) for mixer in mixers]
+        return DecoderState(layers, self.device)
+
+    def step(self, tokens_B: Tensor, state: DecoderState) -> Tensor:
+        """Add one token to each sequence and return the logits of the next, BV."""
+        return self.forward(tokens_B[:, None], state=state)[:, 0]
+
+    def _positions(
+        self, tokens_BT: Tensor, state: DecoderState | None, sequence_ids_BT: Tensor | None
+    ) -> Tensor:
+        new = tokens_BT.shape[1]
+        if state is not None:
+            # next_1 is counted on while the layers read their positions, hence never handed out itself
+            return (state.next_1 + torch.arange(new, device=tokens_BT.device))[None]
+        index_1T = torch.arange(new, device=tokens_BT.device)[None]
+        if sequence_ids_BT is None:
+            return index_1T
+        starts = F.pad(sequence_ids_BT[:, 1:] != sequence_ids_BT[:, :-1], (1, 0))
+        return index_1T - (starts * index_1T).cummax(-1).values
+
+    def _compute_dtype(self) -> torch.dtype:
+        device = self.device.type
+        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.dtype

@@ -1,0 +1,58 @@
+"""The first weights: normal with a small deviation, each drawn by its own name, so that equal parts start equal."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from efficientllm.models.linear import Embedding, Linear
+
+#: Standard deviation of a dense layer's weights (GPT-2).
+DEVIATION = 0.02
+
+#: Width up to which the token vectors have that deviation too. Wider ones shrink so that a logit keeps the deviation
+#: .02 * sqrt(256) = .32 at every width, and the loss at step 0 stays near ln(vocabulary).
+_REFERENCE_WIDTH = 256
+
+
+def initialise(module: nn.Module, seed: int, num_layers: int) -> None:
+    """Draw the weights of all our dense and embedding layers; other parameters stay as they were made.
+
+    A layer that writes to the residual stream is divided by sqrt(2 * num_layers) (GPT-2). The draw of a parameter
+    depends on the seed, its name and the type of device alone, so that two decoders which differ in one slot start
+    with the same numbers everywhere else.
+    """
+    with torch.no_grad():
+        for name, part in module.named_modules():
+            if isinstance(part, Linear):
+                deviation = DEVIATION / (2 * num_layers) ** 0.5 if part.writes_residual else DEVIATION
+                _draw(part.weight, deviation, f"{name}.weight", seed)
+                if part.bias is not None:
+                    part.bias.zero_()
+            elif isinstance(part, Embedding):
+                _draw(part.weight, logit_deviation(part.embedding_dim), f"{name}.weight", seed)
+
+
+def logit_deviation(width: int) -> float:
+    """Return the deviation of token vectors and head rows at this width.
+
+    >>> logit_deviation(256), logit_deviation(1024)
+    (0.02, 0.01)
+    """
+    return DEVIATION * min(1.0, (_REFERENCE_WIDTH / width) ** 0.5)
+
+
+def _draw(weight: Tensor, deviation: float, name: str, seed: int) -> None:
+    generator = torch.Generator(weight.device)
+    generator.manual_seed(zlib.crc32(f"{seed}:{name}".encode()))
+    for rows in _row_blocks(weight):
+        rows.copy_(torch.randn(rows.shape, generator=generator, device=weight.device) * deviation)
+
+
+def _row_blocks(weight: Tensor) -> Iterator[Tensor]:
+    """Yield blocks of rows of at most 64 Mi numbers, so that drawing in float32 needs little room beside the model."""
+    rows = max(1, 2**26 // max(1, weight[0].numel()))
+    yield from weight.split(rows)

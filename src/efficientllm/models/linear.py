@@ -1,0 +1,51 @@
+"""The dense and the embedding layer, without torch's own first draw: `initial.py` draws every weight once."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+class Linear(nn.Linear):
+    """A dense layer whose weights are empty until `initial.initialise` or a checkpoint fills them.
+
+    Attributes:
+        writes_residual: whether the result is added to the residual stream; its first weights are then smaller.
+    """
+
+    def __init__(self, in_features: int, out_features: int, *, bias: bool = False, writes_residual: bool = False):
+        super().__init__(in_features, out_features, bias=bias)
+        self.writes_residual = writes_residual
+
+    def reset_parameters(self) -> None:
+        """Leave the weights empty."""
+
+    def flops_per_token(self) -> float:
+        """Return the floating-point operations of one token: two for each weight."""
+        return 2.0 * self.in_features * self.out_features
+
+
+class Embedding(nn.Embedding):
+    """A table of token vectors, empty until it is filled."""
+
+    def __init__(self, rows: int, width: int):
+        super().__init__(rows, width)
+
+    def reset_parameters(self) -> None:
+        """Leave the table empty."""
+
+
+def stored_bytes(module: nn.Module) -> int:
+    """Return the bytes of a module's parameters, each storage once."""
+    held = {p.untyped_storage().data_ptr(): p.nbytes for p in module.parameters() if p.device.type != "meta"}
+    return sum(held.values())
+
+
+def num_parameters(module: nn.Module) -> int:
+    """Return how many numbers a module stores as parameters, shared ones once."""
+    return sum(p.numel() for p in module.parameters())
+
+
+def is_low_precision(dtype: torch.dtype) -> bool:
+    """Whether sums in this type lose too much, so that norms and softmax are taken in float32."""
+    return dtype in (torch.bfloat16, torch.float16)

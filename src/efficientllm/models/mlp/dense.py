@@ -1,0 +1,45 @@
+"""The dense gated layer: every token uses all of it."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from efficientllm.models.linear import Linear
+from efficientllm.models.mlp._contract import Mlp, MlpEntry
+from efficientllm.models.shape import Shape
+from efficientllm.records.card import Card
+
+
+class GatedMlp(Mlp):
+    """down(silu(gate(x)) * up(x)); gate and up are one matrix, in this order, so that a step makes one product."""
+
+    def __init__(self, shape: Shape):
+        super().__init__()
+        self.shape = shape
+        self.gate_up = Linear(shape.width, 2 * shape.mlp_width)
+        self.down = Linear(shape.mlp_width, shape.width, writes_residual=True)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        """Return what is added to the residual stream, BTD."""
+        gate_BTF, up_BTF = self.gate_up(x_BTD).chunk(2, -1)
+        out_BTD: Tensor = self.down(F.silu(gate_BTF) * up_BTF)
+        return out_BTD
+
+    def model_flops(self, num_tokens: int) -> float:
+        """Return two operations for each weight and token."""
+        return num_tokens * (self.gate_up.flops_per_token() + self.down.flops_per_token())
+
+    def checkpoint_names(self) -> dict[str, tuple[tuple[str, int], ...]]:
+        """Return the names of Llama, Qwen2, Qwen3 and Mistral."""
+        width, inner = self.shape.width, self.shape.mlp_width
+        return {
+            "gate_up.weight": (("mlp.gate_proj.weight", inner), ("mlp.up_proj.weight", inner)),
+            "down.weight": (("mlp.down_proj.weight", width),),
+        }
+
+
+ENTRY = MlpEntry(
+    card=Card(title="Dense gated feed-forward layer", source="arXiv:2002.05202", improves=("quality",)),
+    build=GatedMlp,
+)

@@ -1,0 +1,94 @@
+"""What a position encoding is: three hooks, each of which may do nothing.
+
+    embed       adds to the token vectors, before the first layer           (learned or sinusoidal absolute positions)
+    rotate      turns queries and keys, in each layer                       (rope)
+    score_bias  adds to the attention scores, in each layer                 (relative biases)
+
+The decoder asks `at(index_BT, dtype)` once a forward pass and hands the `Positions` it gets to all layers, so that what
+is the same for all of them (angles, masks) is computed once.
+
+Letters as in `models/mixers/_contract.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from efficientllm.records.card import Card
+
+
+class Position(nn.Module):
+    """A position encoding; the base class encodes nothing.
+
+    Attributes:
+        biases_scores: whether `score_bias` returns something; a mixer that cannot add it refuses in `supports`.
+        family: whether Llama-family checkpoints have this encoding.
+    """
+
+    biases_scores = False
+    family = False
+
+    def embed(self, x_BTD: Tensor, index_BT: Tensor) -> Tensor:
+        """Return the token vectors with their positions added."""
+        return x_BTD
+
+    def prepare(self, index_BT: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        """Return what `rotate` needs, computed once a forward pass."""
+        return ()
+
+    def rotate(self, q_BNTH: Tensor, k_BKTH: Tensor, prepared: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """Return queries and keys of the same tokens, turned by their positions."""
+        return q_BNTH, k_BKTH
+
+    def score_bias(self, index_BT: Tensor, key_index_BS: Tensor) -> Tensor | None:
+        """Return what is added to the scaled scores, broadcastable to BNTS, or None."""
+        return None
+
+    def at(self, index_BT: Tensor, dtype: torch.dtype) -> Positions:
+        """Return the hooks bound to these positions, with numbers of `dtype`, for one forward pass."""
+        return Positions(index_BT, self, self.prepare(index_BT, dtype))
+
+
+@dataclass
+class Positions:
+    """Where the tokens of one forward pass stand, with the encoding's hooks bound to it.
+
+    Attributes:
+        index_BT: position of each token, on the device; one row if all rows are alike.
+    """
+
+    index_BT: Tensor
+    encoding: Position
+    prepared: tuple[Tensor, ...] = ()
+    _made: dict[Hashable, Tensor | None] = field(default_factory=dict)
+
+    def rotate(self, q_BNTH: Tensor, k_BKTH: Tensor) -> tuple[Tensor, Tensor]:
+        """Return queries and keys turned by their positions."""
+        return self.encoding.rotate(q_BNTH, k_BKTH, self.prepared)
+
+    def score_bias(self, key_index_BS: Tensor) -> Tensor | None:
+        """Return what is added to the scaled scores, broadcastable to BNTS, or None."""
+        return self.encoding.score_bias(self.index_BT, key_index_BS)
+
+    def once(self, key: Hashable, make: Callable[[], Tensor | None]) -> Tensor | None:
+        """Return `make()`, computed by the first layer that asks and shared with the others (masks)."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
+
+
+@dataclass(frozen=True)
+class PositionEntry:
+    """A position encoding's entry: `build(shape, rotary_dim, **options)`, where `rotary_dim` is what the mixer turns."""
+
+    card: Card
+    build: Callable[..., Position]
+
+
+def positions_of(encoding: Position, num_tokens: int, device: torch.device | str = "cpu") -> Positions:
+    """Return float32 positions 0 … num_tokens - 1 of one row."""
+    return encoding.at(torch.arange(num_tokens, device=device)[None], torch.float32)

@@ -1,0 +1,210 @@
+"""A study's table on the terminal: one block a section, the same columns below each other.
+
+    pretrain                                       stated beside the name
+      memory   MFU   step   throughput   …           │
+    mha (baseline)      859 MiB     53.7 %     528 ms     ← figure and verdict
+    ◆ 4.47 M · 54 %     ±0.1 % #4   ±2.0 % =2  ±2.1 % =2  ← how sure, and the rank
+
+Where the console is too narrow the columns come in several blocks; no figure is ever cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.text import Text
+
+from efficientllm.analysis.table import Cell, Column, Row, Section, StudyTable
+from efficientllm.report import marks
+from efficientllm.report.marks import Footnotes
+from efficientllm.units import significant
+
+_STYLES = {"better": "green", "worse": "red", "equivalent": "cyan", "unresolved": "yellow"}
+_GAP = "  "
+_MOST_LEFT_OUT = 5
+#: For consoles that cannot write the signs.
+_ASCII = {
+    **dict(zip("▲▼≈◆·–×±µ•…", ("+", "-", "~", "*", ",", "-", "x", "+-", "u", "-", "..."), strict=True)),
+    **dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹", (f"[{digit}]" for digit in range(10)), strict=True)),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Line:
+    """The two lines of one cell."""
+
+    first: Text
+    second: Text
+
+    def width(self) -> int:
+        """Return the cells that the wider line takes."""
+        return max(cell_len(self.first.plain), cell_len(self.second.plain))
+
+
+def print_table(table: StudyTable, console: Console) -> None:
+    """Print a study: the verdict, the table, the legend, and what a reader must know of it.
+
+    Args:
+        table: from `analysis.leaderboard.study_table`.
+        console: its width decides how many columns stand beside each other.
+    """
+    page = _Printer(console)
+    page.line(Text(table.study, style="bold").append(f"  {table.title}" if table.title else "", style="not bold"))
+    for sentence in table.verdict:
+        page.item(sentence)
+    notes = Footnotes()
+    for lines in _blocks(table.sections, notes, console):
+        page.line(lines)
+    page.line(Text())
+    for reason in notes.reasons:
+        page.item(reason, bullet=notes.mark(reason))
+    _print_notes(table, page)
+
+
+def _print_notes(table: StudyTable, page: _Printer) -> None:
+    if any(row.cells for section in table.sections for row in section.rows):
+        for text in marks.LEGEND:
+            page.item(text, style="dim", bullet="")
+    if table.sanity:
+        said = ", ".join(f"{name} {significant(value)}" for name, value in table.sanity.items())
+        page.item(f"bits/byte of the same text by simple models: {said}", style="dim", bullet="")
+    for environment in table.environments:
+        page.item(environment, style="dim", bullet="")
+    for caution in table.cautions:
+        page.item(f"{caution.code}: {caution.text}", bullet="!")
+    for text in table.left_out[:_MOST_LEFT_OUT]:
+        page.item(f"left out: {text}", style="dim", bullet="")
+    if len(table.left_out) > _MOST_LEFT_OUT:
+        page.item(f"left out: {len(table.left_out) - _MOST_LEFT_OUT} more, on the page", style="dim", bullet="")
+
+
+class _Printer:
+    """Prints lines, in ASCII where the console knows no more."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._ascii = not console.encoding.lower().replace("-", "").startswith("utf")
+
+    def line(self, text: Text) -> None:
+        """Print one line as it is, never wrapped or cut."""
+        self._console.print(self._writable(text), soft_wrap=True, highlight=False)
+
+    def item(self, sentence: str, *, style: str = "", bullet: str = "•") -> None:
+        """Print a sentence, wrapped at the console's width, its further lines under its first word."""
+        head = self._writable(Text(f"{bullet} " if bullet else ""))
+        body = self._writable(Text(sentence, style=style))
+        for index, part in enumerate(body.wrap(self._console, max(20, self._console.width - len(head)))):
+            part.rstrip()
+            self.line((head if index == 0 else Text(" " * len(head))) + part)
+
+    def _writable(self, text: Text) -> Text:
+        if not self._ascii:
+            return text
+        plain = text.plain
+        for sign, instead in _ASCII.items():
+            plain = plain.replace(sign, instead)
+        return Text(plain.encode("ascii", "replace").decode("ascii"), style=text.style)
+
+
+def _blocks(sections: Sequence[Section], notes: Footnotes, console: Console) -> Iterator[Text]:
+    """Give the table's lines: every section with as many columns beside each other as the width allows."""
+    grids = [_grid(section, notes) for section in sections]
+    if not grids:
+        return
+    names = [_name(row) for section in sections for row in section.rows if row.cells]
+    name_width = max([line.width() for line in names], default=0)
+    num_columns = max(len(section.columns) for section in sections)
+    widths = [
+        max([_width_of(section, grid, index) for section, grid in zip(sections, grids, strict=True)], default=0)
+        for index in range(num_columns)
+    ]
+    for section, grid in zip(sections, grids, strict=True):
+        yield Text()
+        yield _heading(section)
+        for chunk in _chunks(widths[: len(section.columns)], console.width - name_width):
+            yield from _block(section, grid, chunk, widths, name_width)
+        yield from _failures(section, console)
+
+
+def _grid(section: Section, notes: Footnotes) -> list[list[Line]]:
+    """Return the lines of each cell, row by row; rows without figures have none."""
+    return [
+        [_cell(column, row.cells.get(column.key, Cell(absent="not in this section")), notes) for column in
+         section.columns]
+        for row in section.rows
+        if row.cells
+    ]  # fmt: skip
+
+
+def _cell(column: Column, cell: Cell, notes: Footnotes) -> Line:
+    if cell.value is None:
+        return Line(Text(f"–{notes.mark(cell.absent)}"), Text())
+    sign, style = marks.SIGNS.get(cell.verdict, " "), _STYLES.get(cell.verdict, "")
+    figure = Text(marks.figure_text(column, cell.value)).append(f" {sign}", style=style)
+    evidence = f"{marks.evidence_text(cell)} {marks.rank_text(cell):>2}".rstrip()
+    return Line(figure, Text(f"{evidence}  " if not cell.rank else evidence, style="dim"))
+
+
+def _name(row: Row) -> Line:
+    name = Text(row.technique, style="bold")
+    if row.baseline:
+        name.append(" (baseline)", style="not bold")
+    return Line(name, Text(marks.stated_text(row), style="dim"))
+
+
+def _width_of(section: Section, grid: Sequence[Sequence[Line]], index: int) -> int:
+    if index >= len(section.columns):
+        return 0
+    return max([cell_len(section.columns[index].title), *(cells[index].width() for cells in grid)])
+
+
+def _chunks(widths: Sequence[int], room: int) -> Iterator[list[int]]:
+    """Give runs of column numbers that fit into the room, as even as can be, each at least one column."""
+    for at_most in range(len(widths), 0, -1):
+        number = -(-len(widths) // at_most)
+        size = -(-len(widths) // number)
+        runs = [list(range(i, min(i + size, len(widths)))) for i in range(0, len(widths), size)]
+        if at_most == 1 or all(sum(widths[i] + len(_GAP) for i in run) <= room for run in runs):
+            yield from runs
+            return
+
+
+def _heading(section: Section) -> Text:
+    text = Text(marks.heading(section.stage, section.window), style="bold underline")
+    shown = ("model", "dtype", "tokens", "device", "protocol")
+    said = [section.conditions[key] for key in shown if key in section.conditions]
+    return text.append(f"  {', '.join(said)}", style="not bold not underline dim")
+
+
+def _block(
+    section: Section, grid: Sequence[Sequence[Line]], chunk: Sequence[int], widths: Sequence[int], name_width: int
+) -> Iterator[Text]:
+    titles = [Text(section.columns[index].title, style="dim italic") for index in chunk]
+    yield _joined(Text(), titles, chunk, widths, name_width)
+    rows = [row for row in section.rows if row.cells]
+    for row, cells in zip(rows, grid, strict=True):
+        name, lines = _name(row), [cells[index] for index in chunk]
+        yield _joined(name.first, [line.first for line in lines], chunk, widths, name_width)
+        yield _joined(name.second, [line.second for line in lines], chunk, widths, name_width)
+
+
+def _joined(name: Text, parts: Sequence[Text], chunk: Sequence[int], widths: Sequence[int], name_width: int) -> Text:
+    line = name.copy()
+    line.append(" " * (name_width - cell_len(name.plain)), style="not bold")
+    for index, part in zip(chunk, parts, strict=True):
+        line.append(_GAP + " " * (widths[index] - cell_len(part.plain)))
+        line.append_text(part)
+    line.rstrip()
+    return line
+
+
+def _failures(section: Section, console: Console) -> Iterator[Text]:
+    for row in section.rows:
+        if not row.cells:
+            text = Text(row.technique, style="bold")
+            text.append(" (baseline)" if row.baseline else "", style="not bold")
+            text.append(f"  {marks.outcome_text(row)}", style="not bold magenta")
+            yield from text.wrap(console, max(console.width, 20))
