@@ -1,6 +1,5 @@
 """The sampler: its grid in time, its files and its end, in one process with a scripted clock and in processes for real."""
 
-import io
 import json
 import math
 import os
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from efficientllm import catalog, registry
-from efficientllm.devices._contract import QUANTITIES, Sensor
+from efficientllm.devices._contract import QUANTITIES
 from efficientllm.devices.cpu import CpuDevice
 from efficientllm.devices.fake import FakeDevice
 from efficientllm.errors import UserError
@@ -143,18 +142,13 @@ def test_nothing_said_is_no_reading_and_never_a_zero(tmp_path):
 
 
 def test_a_reading_is_dated_to_the_middle_of_the_time_it_took(tmp_path):
-    run = ScriptedRun(tmp_path, {})
-
-    def slow():
+    def slow(_at_s):
         run.now_s += 0.02
         return 5.0
 
-    run.sampler._add([Sensor("slow_w", "w", "test", slow)], 0.1)
-    run.sampler._write_header(FakeDevice(), {}, 0.1)  # the header anew, with the sensor in it
-    run.file.write_bytes(run.file.read_bytes().split(b"\n", 1)[1])
-    run.out.seek(0, io.SEEK_END)
+    run = ScriptedRun(tmp_path, {"power_w": {"value": slow}})
     run.sampler.tick()
-    assert run.samples().series["slow_w"].at_s == (0.01,)
+    assert run.samples().series["power_w"].at_s == (0.01,)
 
 
 def test_the_end_takes_a_last_reading_of_everything(tmp_path):
@@ -283,6 +277,14 @@ def test_no_sampler_outlives_its_parent(death, tmp_path):
     )
     subprocess.run([sys.executable, "-c", program], timeout=LIMIT_S, check=False)
     wait_until(lambda: path.read_bytes().splitlines()[-1].startswith(b". "))
+    assert read_samples(path).ended == ""
+
+
+def test_a_sampler_ends_with_its_input(tmp_path):
+    path = tmp_path / "kept.txt"
+    request = json.dumps({"device": "cpu", "path": str(path)})
+    command = [sys.executable, "-m", "efficientllm.meters.sampler", request]
+    subprocess.run(command, stdin=subprocess.DEVNULL, timeout=LIMIT_S, check=True, capture_output=True)
     assert read_samples(path).ended == ""
 
 

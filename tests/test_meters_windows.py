@@ -40,21 +40,21 @@ def samples_of(*all_series, device=GPU, cumulative=(), absent=None, **more):
     )
 
 
-def stepped_counter(power_w, every_s=0.1):
-    """A driver's counter: the true energy (1 ms steps), told only at its updates."""
+def stepped_counter(energy_j, every_s=0.1):
+    """A driver's counter: the true energy so far, told only at its updates."""
+    return lambda at_s: energy_j(math.floor(at_s / every_s + 1e-9) * every_s)
 
-    def told(at_s):
-        updates = math.floor(at_s / every_s + 1e-9)
-        return sum(power_w(n / 1000) for n in range(round(updates * every_s * 1000))) / 1000
 
-    return told
+def at(power_w):
+    """The true energy at steady power."""
+    return lambda at_s: power_w * at_s
 
 
 # energy ----------------------------------------------------------------------------------------------------------
 
 
 def test_energy_at_steady_power_is_power_times_time():
-    samples = samples_of(sampled("energy_j", stepped_counter(lambda s: 500.0), 12))
+    samples = samples_of(sampled("energy_j", stepped_counter(at(500.0)), 12))
     _, figures, _ = window_figures(samples, 1.033, 11.077)
     assert figures["energy_j"] == pytest.approx(500 * 10.044)
     assert figures["power_mean_w"] == pytest.approx(500)
@@ -64,7 +64,10 @@ def test_energy_at_steady_power_is_power_times_time():
 
 
 def test_what_was_drawn_before_and_after_the_window_does_not_leak_into_it():
-    samples = samples_of(sampled("energy_j", stepped_counter(lambda s: 600.0 if 2 <= s < 8 else 80.0), 10))
+    def energy_j(at_s):
+        return 80 * at_s + 520 * min(max(at_s - 2, 0), 6)
+
+    samples = samples_of(sampled("energy_j", stepped_counter(energy_j), 10))
     _, figures, _ = window_figures(samples, 2.0, 8.0)
     assert figures["energy_j"] == pytest.approx(3600, rel=0.02)
     _, idle, _ = window_figures(samples, 0.0, 1.95)
@@ -80,18 +83,24 @@ def test_what_was_drawn_before_and_after_the_window_does_not_leak_into_it():
     every_s=st.sampled_from([0.02, 0.05, 0.07]),
 )
 def test_the_true_energy_lies_within_the_stated_edge_error(begin_s, length_s, power_w, swing, every_s):
-    def power(at_s):
-        return power_w * (1 + swing * math.sin(2 * math.pi * at_s / 3))
+    def energy_j(at_s):
+        return power_w * (at_s - swing * math.cos(2 * math.pi * at_s / 3) * 3 / (2 * math.pi))
 
-    samples = samples_of(sampled("energy_j", stepped_counter(power), 7.5, every_s))
+    samples = samples_of(sampled("energy_j", stepped_counter(energy_j), 7.5, every_s))
     _, figures, _ = window_figures(samples, begin_s, begin_s + length_s)
-    truth = sum(power(begin_s + (n + 0.5) * length_s / 2000) for n in range(2000)) * length_s / 2000
+    truth = energy_j(begin_s + length_s) - energy_j(begin_s)
     assert abs(figures["energy_j"] - truth) <= figures["edge_error_j"] + 0.01 * truth
     assert figures["edge_error_j"] <= 4 * power_w * (1 + swing) * max(every_s, 0.1)
 
 
+def test_the_edge_error_is_the_pause_between_two_readings_times_the_power_at_each_edge():
+    samples = samples_of(sampled("energy_j", stepped_counter(at(500.0)), 12))
+    _, figures, _ = window_figures(samples, 1.0, 11.0)
+    assert figures["edge_error_j"] == pytest.approx(2 * 0.05 * 500, rel=1e-3)
+
+
 def test_a_short_window_carries_the_counters_resolution():
-    samples = samples_of(sampled("energy_j", stepped_counter(lambda s: 500.0), 3))
+    samples = samples_of(sampled("energy_j", stepped_counter(at(500.0)), 3))
     _, figures, _ = window_figures(samples, 0.5, 1.5)
     assert figures["energy_resolution_j"] == pytest.approx(50, rel=0.01)
 
@@ -103,7 +112,7 @@ def test_fifty_updates_are_enough_for_a_window_under_five_seconds():
 
 
 def test_a_window_in_which_the_counter_hardly_moves_has_no_energy_and_says_why():
-    samples = samples_of(sampled("energy_j", stepped_counter(lambda s: 500.0), 3))
+    samples = samples_of(sampled("energy_j", stepped_counter(at(500.0)), 3))
     _, figures, absent = window_figures(samples, 1.02, 1.16)
     assert "energy_j" not in figures and "cross_check_ratio" not in figures
     assert "moved 1 time(s)" in absent["energy_j"] and "measure longer" in absent["energy_j"]
@@ -116,9 +125,7 @@ def test_a_counter_that_starts_anew_is_refused():
 
 
 def test_the_counter_is_checked_against_integrated_power():
-    samples = samples_of(
-        sampled("energy_j", stepped_counter(lambda s: 500.0), 8), sampled("power_w", lambda s: 520.0, 8)
-    )
+    samples = samples_of(sampled("energy_j", stepped_counter(at(500.0)), 8), sampled("power_w", lambda s: 520.0, 8))
     _, figures, _ = window_figures(samples, 1.0, 7.0)
     assert figures["cross_check_ratio"] == pytest.approx(0.04, abs=0.002)
     assert figures["energy_integrated_j"] == pytest.approx(3120)
@@ -127,7 +134,7 @@ def test_the_counter_is_checked_against_integrated_power():
 
 def test_the_present_power_is_preferred_to_a_trailing_average():
     samples = samples_of(
-        sampled("energy_j", stepped_counter(lambda s: 500.0), 8),
+        sampled("energy_j", stepped_counter(at(500.0)), 8),
         sampled("power_w", lambda s: 300.0, 8),
         sampled("power_instant_w", lambda s: 500.0, 8),
     )
@@ -137,7 +144,7 @@ def test_the_present_power_is_preferred_to_a_trailing_average():
 
 def test_a_power_reading_of_another_scope_is_no_check():
     samples = samples_of(
-        sampled("energy_j", stepped_counter(lambda s: 500.0), 8, source="nvml (scope: module)"),
+        sampled("energy_j", stepped_counter(at(500.0)), 8, source="nvml (scope: module)"),
         sampled("power_w", lambda s: 300.0, 8, source="nvml (scope: gpu)"),
     )
     _, figures, absent = window_figures(samples, 1.0, 7.0)
@@ -160,7 +167,7 @@ def test_without_power_and_counter_energy_is_absent_and_never_zero():
 
 
 def test_net_energy_takes_off_idle_power_and_carries_its_drift():
-    samples = samples_of(sampled("energy_j", stepped_counter(lambda s: 500.0), 12))
+    samples = samples_of(sampled("energy_j", stepped_counter(at(500.0)), 12))
     _, figures, absent = window_figures(samples, 1.0, 11.0, idle_power_w=(78.0, 80.0))
     assert figures["energy_net_j"] == pytest.approx(5000 - 790)
     assert figures["idle_drift_j"] == pytest.approx(20)

@@ -111,6 +111,18 @@ def test_a_bundle_is_not_written_over_another_file_unless_told(study, bundle):
     assert len(read_manifest(bundle).sha256) == 6
 
 
+def test_the_longest_id_travels(tmp_path):
+    environment = msgspec.structs.replace(measured().environment, id="e" * 60)
+    name = f"{measured().trial.id}-{environment.id}-"
+    longest = msgspec.structs.replace(measured(), id=name + "0" * (80 - len(name)), environment=environment)
+    study = Study(tmp_path / "here", "long")
+    study.write(longest)
+    report = merge_bundle(write_bundle(study, tmp_path / "b").file, tmp_path / "there")
+    assert report.added == [f"long/{longest.id}"]
+    with pytest.raises(ResultsError, match="80 letters"):
+        study.write(msgspec.structs.replace(longest, id=f"{longest.id}0"))
+
+
 def test_an_empty_study_makes_no_bundle(tmp_path):
     with pytest.raises(ResultsError, match="holds no measurement"):
         write_bundle(Study(tmp_path, "empty"), tmp_path / "b")
@@ -183,17 +195,22 @@ def test_what_is_not_a_measurement_is_refused_by_name(study, tmp_path):
     study.files()[0].write_bytes(msgspec.json.encode(newer))
     renamed = study.measurements_folder / "renamed.json"
     renamed.write_bytes(study.files()[1].read_bytes())
+    (study.measurements_folder / "folder.json").mkdir()
     report = merge_bundle(study.path, tmp_path / "there")
-    assert len(report.added) == 3 and len(report.refused) == 3
+    assert len(report.added) == 3 and len(report.refused) == 4
+    assert report.refused["attention/folder"] == "cannot be read: Is a directory"
     assert "newer" in report.refused[f"attention/{study.files()[0].stem}"]
     assert "calls itself" in report.refused["attention/renamed"]
 
 
 def test_an_id_that_does_not_name_its_trial_is_refused(tmp_path):
     stray = msgspec.structs.replace(measured(), id="made-up-0")
-    Study(tmp_path / "a", "s").write(stray)
+    study = Study(tmp_path / "a", "s")
+    study.write(stray)
+    blank = msgspec.structs.replace(measured(), id=f"{measured().id} 0")
+    (study.measurements_folder / f"{blank.id}.json").write_bytes(encode(blank))
     report = merge_bundle(tmp_path / "a", tmp_path / "b")
-    assert list(report.refused) == ["s/made-up-0"] and not report.added
+    assert set(report.refused) == {"s/made-up-0", f"s/{blank.id}"} and not report.added
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])

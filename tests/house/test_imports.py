@@ -11,7 +11,9 @@ PACKAGE = Path(__file__).parents[2] / "src" / "efficientllm"
 
 #: Rooms from the ground up. A room may import rooms below it, and itself.
 LEVELS = [
-    {"errors", "units", "catalog", "registry"},
+    {"errors", "units"},
+    {"catalog"},
+    {"registry"},
     {"records"},
     {"recipes"},
     {"store", "stats", "physics"},

@@ -41,6 +41,17 @@ def entry_of(key: str) -> MetricEntry | None:
     return next((entry for entry in entries() if entry.column.key == key), None)
 
 
+def judge_of(claim: str, window: str) -> str:
+    """Return the key of the metric that judges a word of a card's claims in a window, empty where none does.
+
+    >>> judge_of("memory", "decode"), judge_of("compute", "decode")
+    ('memory_mean', 'flops_per_token')
+    """
+    own = [entry for entry in applicable(window) if entry.judges == claim]
+    heads = [entry for entry in headline(window) if entry.group == claim]
+    return next((entry.column.key for entry in (*own, *heads)), "")
+
+
 def group_of(key: str) -> str:
     """Return which of the six metrics (or quality) a column belongs to; a foreign column is a group of its own.
 

@@ -49,20 +49,23 @@ def measure(entry: MetricEntry, seen: Sequence[Seen], baseline: Mapping[int, Mea
     )
 
 
-def judge(entry: MetricEntry, cells: Mapping[str, Cell], baseline: str | None) -> dict[str, Cell]:
+def judge(
+    entry: MetricEntry, cells: Mapping[str, Cell], baseline: str | None, *, ranked: bool = True
+) -> dict[str, Cell]:
     """Return the cells of one metric with verdicts against the baseline's, ratios, and ranks.
 
     Args:
         entry: the metric; one without a better side gets neither.
         cells: row -> cell; absent ones are left as they are.
         baseline: name of the baseline's row, or None.
+        ranked: whether all pairs are compared for ranks.
     """
     rows = {name: cell.values for name, cell in cells.items() if cell.value is not None}
     better = entry.column.better
     if not better:
         return dict(cells)
     said = verdicts(rows, baseline, better, entry.margin) if baseline is not None else {}
-    places = ranks(rows, better, margin=entry.margin) if len(rows) <= MOST_RANKED else {}
+    places = ranks(rows, better, margin=entry.margin) if ranked and len(rows) <= MOST_RANKED else {}
     judged = dict(cells)
     for name, verdict in said.items():
         found = verdict.comparison

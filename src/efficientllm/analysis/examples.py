@@ -133,9 +133,8 @@ def _pretrained(
 ) -> Measurement:
     steps, work = 160, Work(tokens=2048, samples=8, model_flops=5.4e10, moved_bytes=1e8, working_set_bytes=4e8)
     luck = rng.gauss(0, 0.004)
-    loss = [
-        7.62 * (1 - s / steps) ** 3 + 4.1 + 2 * luck + rng.gauss(0, 0.05) + 0.3 * variant.bits for s in range(steps)
-    ]
+    end = 4.1 + 2 * luck + 0.3 * variant.bits
+    loss = [end + 2.8 * (1 - s / steps) ** 3 + rng.gauss(0, 0.05) for s in range(steps)]
     step_s = _steps(0.52 * variant.train_s, steps - 20, rng)
     train = _window("train", 12.0, step_s, work, 0.9e9 * variant.memory, energy, rng)
     at_s = tuple(12.0 - (20 - s) * 0.55 if s < 20 else train.series[0].at_s[s - 20] for s in range(steps))
@@ -196,7 +195,7 @@ def _window(
         watts = 410.0 * (1 + rng.gauss(0, 0.01))
         joules = tuple(watts * (at - begin_s) for at in sampled)
         series.append(Series(name="energy_j", unit="j", at_s=sampled, values=joules, source="nvml.total_energy"))
-        figures = {"energy_j": watts * length_s, "energy_edge_error_j": watts * 0.1}
+        figures = {"energy_j": watts * length_s, "edge_error_j": watts * 0.1}
     return Window(
         name=name, coordinates=_coordinates(grid), begin_s=begin_s, end_s=at_s[-1], work=work, series=tuple(series),
         figures=figures, absent={} if energy else {"energy_j": _NO_ENERGY},

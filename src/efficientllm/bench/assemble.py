@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from efficientllm.meters.samples import Samples
@@ -109,13 +110,15 @@ def _joined(parts: list[events.Values]) -> Series:
 
 
 def _shifted(series: Series, start_s: float) -> Series:
+    """Move a series to the trial's clock; readings that are no number (a sensor had nothing to say) are left out."""
+    points = [(at, value) for at, value in zip(series.at_s, series.values, strict=True) if math.isfinite(value)]
     # A microsecond is finer than any edge that is measured here, and rounding halves the record's size.
-    at_s = tuple(round(at - start_s, 6) for at in series.at_s)
+    at_s = tuple(round(at - start_s, 6) for at, _ in points)
     return Series(
         name=series.name,
         unit=series.unit,
         at_s=at_s,
-        values=series.values,
+        values=tuple(value for _, value in points),
         source=series.source,
         rank=series.rank,
         device=series.device,

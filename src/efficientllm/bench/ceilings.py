@@ -58,7 +58,7 @@ def calibrate(
         return stored
     attempt = study.next_attempt(trial.id, environment.id)
     measurement_id = f"{trial.id}-{environment.id}-{attempt}"
-    job = JobFile(trial=trial, cache=str(results / ".cache"), threads=threads)
+    job = JobFile(trial=trial, address=device.address, cache=str(results / ".cache"), threads=threads)
     measurement = run_trial(Run(job, device, environment, measurement_id), on_progress)
     study.write(measurement)
     return measurement

@@ -12,9 +12,14 @@ OUTPUT_FILE = "output.txt"
 
 
 class JobFile(msgspec.Struct, frozen=True, kw_only=True):
-    """One trial and the folders around it; empty where there is none."""
+    """One trial, where it runs, and the folders around it; empty where there is none.
+
+    Attributes:
+        address: which device of the trial's kind, as `Device.address` says it.
+    """
 
     trial: Trial
+    address: str = ""
     cache: str
     threads: int
     artifact: str = ""

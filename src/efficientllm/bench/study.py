@@ -140,6 +140,7 @@ class StudyRun:
             shutil.rmtree(self._artifact(trial), ignore_errors=True)
         job = JobFile(
             trial=trial,
+            address=self.device.address,
             cache=str(self.cache),
             threads=self.threads,
             artifact=str(self._artifact(trial)) if taken else "",

@@ -28,7 +28,7 @@ def main(folder: Path) -> None:
     """Run the job of a folder; whatever happens is said in the events, the exit code is 0."""
     _end_with_parent()
     job_file = msgspec.json.decode((folder / JOB_FILE).read_bytes(), type=JobFile)
-    device = open_device(job_file.trial.device)
+    device = open_device(job_file.trial.device, job_file.address)
     marks = Marks(folder / EVENTS_FILE, device, job_file.trial.protocol)
     marks.say(run_job(job_file, marks, device))
     marks.close()
@@ -42,7 +42,7 @@ def run_job(job_file: JobFile, marks: Marks, device: Device) -> events.End:
 
             torch.set_num_threads(job_file.threads)
             entry: WorkloadEntry = registry.load("workload", job_file.trial.settings_workload())
-        entry.run(_job(job_file, marks))
+        entry.run(_job(job_file, marks, device))
     except KeyboardInterrupt:
         return events.End(outcome="interrupted", reason="interrupted by the user")
     except TrialEnd as end:
@@ -55,9 +55,10 @@ def run_job(job_file: JobFile, marks: Marks, device: Device) -> events.End:
     return events.End(outcome="ok")
 
 
-def _job(job_file: JobFile, marks: Marks) -> Job:
+def _job(job_file: JobFile, marks: Marks, device: Device) -> Job:
     return Job(
         trial=job_file.trial,
+        device=device,
         recorder=marks,
         cache=Path(job_file.cache),
         threads=job_file.threads,

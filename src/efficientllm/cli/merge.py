@@ -22,8 +22,8 @@ def merge(
         report = merge_bundle(source, results)
         refused += len(report.refused)
         typer.echo(f"{source}: {len(report.added)} added, {len(report.already_there)} there already")
-        for reason in report.refused:
-            typer.echo(f"refused: {reason}")
+        for measurement, reason in report.refused.items():
+            typer.echo(f"refused: {measurement}: {reason}")
     if refused:
         raise typer.Exit(1)
 

@@ -26,7 +26,10 @@ Progress = Callable[[float, float, str], None]
 
 _SMALLEST_SET_BYTES = 1 << 20
 _LARGEST_SET_BYTES = 8 << 30
+_AMPLE_SET_BYTES = {"cpu": 1 << 28, "cuda": 1 << 32}  # large enough that beginning and end of an operation vanish
 _CACHES = 4  # a working set of so many last-level caches is out of cache
+_ROW = 4096
+_BANDWIDTH_BURSTS = 5
 _LAUNCHES = 2000
 
 
@@ -36,7 +39,8 @@ class Calibration(NamedTuple):
     Attributes:
         ceilings: the record; `idle_power_w` and `calibration` are left to the caller.
         series: one a number format and loop, FLOP/s at each burst's end; `at_s` is of `perf_counter`.
-        figures: bytes/s by working set, and what else was found (`matmul_bfloat16_side`).
+        figures: bytes/s by working set; the best shape (`matmul_bfloat16_side`); how far the bursts differed
+            (`matmul_bfloat16_spread_ratio`, largest minus smallest over the median: high where others disturbed).
         absent: quantity -> why it was not measured (a number format that the device lacks).
     """
 
@@ -74,6 +78,7 @@ def measure_ceilings(device: Device, settings: CalibrateSettings, progress: Prog
         # a processor's threads wake slowly after a rest: a rate that lasts is reached in any case
         peak[dtype] = max(statistics.median(rate for _, rate in bursts), sustained[dtype])
         figures[f"matmul_{dtype}_side"] = float(work.side)
+        figures[f"matmul_{dtype}_spread_ratio"] = _spread(bursts)
         del work
         device.empty_cache()
     progress(steps - 2, steps, "memory bandwidth")
@@ -113,8 +118,8 @@ def matmul_loop(device: Device, work: MatmulWork, settings: CalibrateSettings) -
 def measure_bandwidth(device: Device, burst_s: float) -> dict[tuple[str, int], float]:
     """Return (`read` or `copy`, working set in bytes) -> bytes/s.
 
-    A read is the faster of a sum and a dot product with itself; a copy counts what it reads and what it writes. The
-    working set of a copy is both buffers together.
+    A read is the fastest of a sum, a dot product with itself and a matrix-vector product; a copy counts what it
+    reads and what it writes. The working set of a copy is both buffers together.
     """
     found: dict[tuple[str, int], float] = {}
     sizes = working_sets(device)
@@ -128,8 +133,8 @@ def measure_bandwidth(device: Device, burst_s: float) -> dict[tuple[str, int], f
 
 def working_sets(device: Device) -> list[int]:
     """Return sizes in powers of four, the last one out of cache where memory allows (an eighth of it at most)."""
-    info = device.info()
-    largest = max(_CACHES * info.last_level_cache_bytes, 1 << 28)
+    info, ample = device.info(), _AMPLE_SET_BYTES.get(device.torch_device().type, 1 << 28)
+    largest = max(_CACHES * info.last_level_cache_bytes, ample)
     largest = min(largest, _LARGEST_SET_BYTES, max(info.capacity_bytes // 8, _SMALLEST_SET_BYTES))
     return [*_powers_of_four(_SMALLEST_SET_BYTES, largest), largest]
 
@@ -151,35 +156,37 @@ def measure_launch_s(device: Device) -> float:
 def _timed(device: Device, work: MatmulWork, burst_s: float) -> tuple[float, float]:
     """Run as many products as fill a burst, without waiting in between; return (end, FLOP/s)."""
     times = max(1, round(burst_s / work.product_s))
-    device.synchronize()
-    begin_s = time.perf_counter()
-    for _ in range(times):
-        work.product()
-    device.synchronize()
-    end_s = time.perf_counter()
-    return end_s, times * work.flop / (end_s - begin_s)
+    elapsed_s = _repeat_s(device, work.product, times)
+    return time.perf_counter(), times * work.flop / elapsed_s
 
 
 def _bytes_per_s(device: Device, operation: Callable[[], object], size: int, burst_s: float) -> float:
-    """Return the median rate of three bursts of an operation that crosses the memory with `size` bytes."""
+    """Return the best rate of some bursts of an operation that crosses the memory with `size` bytes.
+
+    The best, not the median: on a processor each operation ends with its slowest thread, so that a neighbour who
+    takes one core for a moment would be taken for a slow memory.
+    """
     operation()
+    one_s = min(_repeat_s(device, operation, 1) for _ in range(_BANDWIDTH_BURSTS))
+    times = int(burst_s / _BANDWIDTH_BURSTS / one_s)
+    if times < 2:
+        return size / one_s
+    return times * size / min(_repeat_s(device, operation, times) for _ in range(_BANDWIDTH_BURSTS))
+
+
+def _repeat_s(device: Device, operation: Callable[[], object], times: int) -> float:
     device.synchronize()
     begin_s = time.perf_counter()
-    operation()
+    for _ in range(times):
+        operation()
     device.synchronize()
-    times = max(1, int(burst_s / 3 / (time.perf_counter() - begin_s)))
-    rates = []
-    for _ in range(3):
-        begin_s = time.perf_counter()
-        for _ in range(times):
-            operation()
-        device.synchronize()
-        rates.append(times * size / (time.perf_counter() - begin_s))
-    return statistics.median(rates)
+    return time.perf_counter() - begin_s
 
 
 def _reads(data: torch.Tensor) -> Iterator[Callable[[], object]]:
+    rows = data[: data.numel() // _ROW * _ROW].view(-1, _ROW)
     yield lambda: torch.sum(data)
+    yield lambda: torch.mv(rows, rows[0])
     if data.numel() < 1 << 31:  # BLAS counts elements in 32 bits
         yield lambda: torch.dot(data, data)
 
@@ -203,6 +210,11 @@ def _out_of_cache(bandwidth: dict[tuple[str, int], float], name: str) -> float:
 
 def _second_half(rates: list[tuple[float, float]]) -> float:
     return statistics.median(rate for _, rate in rates[len(rates) // 2 :])
+
+
+def _spread(rates: list[tuple[float, float]]) -> float:
+    values = [rate for _, rate in rates]
+    return (max(values) - min(values)) / statistics.median(values)
 
 
 def _series(name: str, rates: list[tuple[float, float]]) -> Series:

@@ -37,7 +37,7 @@ class CudaHandles:
     name: str
 
     def ask(self, what: str, function: str, *arguments: Any) -> Any:
-        """Ask the driver about the device, or about the card where a slice has no answer of its own."""
+        """Ask the driver; see `Nvml.ask`."""
         return self.nvml.ask(what, function, *arguments)
 
 

@@ -62,7 +62,7 @@ class Rapl:
 
 def _package_folders(root: Path) -> list[Path]:
     folders = sorted(root.glob("intel-rapl:*")) if root.is_dir() else []
-    return [f for f in folders if f.name.count(":") == 1 and _read_text(f / "name").startswith("package")]
+    return [f for f in folders if _read_text(f / "name").startswith("package")]
 
 
 def _open_domain(folder: Path) -> _Domain:

@@ -29,7 +29,7 @@ def long_enough(measurement: Measurement, window: Window) -> list[Finding]:
     updates = len(set(counter.values)) - 1 if counter and counter.values else 0
     if length_s >= _SHORT_S or updates >= _COUNTER_UPDATES:
         return []
-    error_j, energy_j = window.figures.get("energy_edge_error_j"), window.figures.get("energy_j")
+    error_j, energy_j = window.figures.get("edge_error_j"), window.figures.get("energy_j")
     error = f"; its energy is known to ±{percent_text(error_j / energy_j)}" if error_j and energy_j else ""
     return suspicious(window, "under_5s_window", f"only {seconds_text(length_s)} long{error}")
 

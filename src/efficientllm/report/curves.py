@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from itertools import pairwise
 
 import msgspec
 
@@ -50,9 +51,7 @@ def thinned(values: Sequence[float], number: int = _POINTS) -> tuple[float, ...]
     if len(values) <= number:
         return tuple(values)
     edges = [round(i * len(values) / number) for i in range(number + 1)]
-    return tuple(
-        sum(values[low:high]) / (high - low) for low, high in zip(edges[:-1], edges[1:], strict=True)
-    )
+    return tuple(sum(values[low:high]) / (high - low) for low, high in pairwise(edges))
 
 
 def _curve(record: Measurement) -> Curve | None:

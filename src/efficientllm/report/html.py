@@ -18,6 +18,7 @@ from efficientllm import __version__
 from efficientllm.analysis.catalogue import group_of
 from efficientllm.analysis.leaderboard import study_table
 from efficientllm.analysis.table import Section, StudyTable
+from efficientllm.analysis.words import where
 from efficientllm.records.measurement import Measurement
 from efficientllm.report import marks
 from efficientllm.report.curves import curves
@@ -26,6 +27,12 @@ from efficientllm.report.view import claim_views, section_views
 from efficientllm.units import significant
 
 _HERE = Path(__file__).parent
+#: Longest part before a colon that is set bold.
+_MOST_LEAD = 70
+#: The page names so many records; the results folder has all.
+_MOST_RECORDS = 2000
+#: Rows of a section's table, and of its charts and its table of all metrics: a page must stay a page.
+_MOST_ROWS, _MOST_DETAILED = 200, 40
 
 
 def page(table: StudyTable, measurements: Sequence[Measurement]) -> str:
@@ -35,23 +42,55 @@ def page(table: StudyTable, measurements: Sequence[Measurement]) -> str:
         table: from `analysis.leaderboard.study_table`.
         measurements: the records behind it: all their metrics, their training curves and their ids are on the page.
     """
-    notes = Footnotes()
-    detail = study_table(table.study, measurements, detail=True)
+    notes, detail_notes = Footnotes(), Footnotes()
+    shown = _cut(table.sections)
+    detailed = _detailed(table.sections)
+    full = study_table(table.study, [m for m in measurements if m.trial.technique() in detailed], detail=True)
     return _template().render(
         table=table,
         version=__version__,
-        sections=section_views(table.sections, notes),
-        details=section_views(detail.sections, notes, prefix="d"),
-        claims=claim_views(table),
-        headings=[marks.heading(section.stage, section.window) for section in table.sections],
+        num_cut=max((len(section.rows) - _MOST_ROWS for section in table.sections), default=0),
+        sections=section_views(shown, notes),
+        details=section_views(full.sections, detail_notes, prefix="d"),
+        claims=claim_views(full),
+        headings=[where(section.stage, section.window) for section in full.sections],
         notes=notes,
+        detail_notes=detail_notes,
+        verdict=[_lead(sentence) for sentence in table.verdict],
         legend=marks.LEGEND,
         sanity={name: significant(value) for name, value in table.sanity.items()},
-        records=sorted(measurements, key=lambda m: m.started_at),
+        records=sorted(measurements, key=lambda m: m.started_at)[:_MOST_RECORDS],
+        num_records=len(measurements),
         style=(_HERE / "page.css").read_text(encoding="utf-8"),
         script=(_HERE / "page.js").read_text(encoding="utf-8"),
-        data=_json({"sections": [_points(section) for section in detail.sections], "curves": curves(measurements)}),
+        data=_json({"sections": [_points(section) for section in full.sections], "curves": curves(measurements)}),
     )
+
+
+def _cut(sections: Sequence[Section], most: int = _MOST_ROWS) -> list[Section]:
+    """Return sections of at most so many rows: the baseline and the front go before the others."""
+    cut = []
+    for section in sections:
+        kept = sorted(section.rows, key=lambda row: not (row.baseline or row.on_front))[:most]
+        rows = section.rows if len(section.rows) <= most else tuple(kept)
+        cut.append(msgspec.structs.replace(section, rows=rows))
+    return cut
+
+
+def _detailed(sections: Sequence[Section]) -> set[str]:
+    """Return the techniques that get charts and a table of all metrics."""
+    names = [row.technique for section in _cut(sections, _MOST_DETAILED) for row in section.rows]
+    return set(list(dict.fromkeys(names))[:_MOST_DETAILED])
+
+
+def _lead(sentence: str) -> tuple[str, str]:
+    r"""Part a sentence of the verdict into what it is about and what it says.
+
+    >>> _lead("Decode, against mha: mqa 29 % less time."), _lead("Nothing was measured yet.")
+    (('Decode, against mha', 'mqa 29\xa0% less time.'), ('', 'Nothing was measured yet.'))
+    """
+    lead, colon, rest = sentence.replace(" %", "\N{NO-BREAK SPACE}%").partition(": ")
+    return (lead, rest) if colon and len(lead) <= _MOST_LEAD else ("", f"{lead}{colon}{rest}")
 
 
 def _template() -> jinja2.Template:

@@ -84,7 +84,7 @@ def evidence_text(cell: Cell) -> str:
     """
     width = half_width(cell)
     if width is not None:
-        return f"±{100 * width:.{0 if width >= 0.0995 else 1}f} %" if width >= 0.0005 else "±<0.1 %"
+        return f"±{100 * width:.{0 if width >= 0.0995 else 1}f} %" if width >= 0.0005 else "<±0.1 %"
     if cell.value is None:
         return ""
     return "exact" if len(set(cell.values.values())) == 1 and len(cell.values) > 1 else f"n={len(cell.values)}"

@@ -6,12 +6,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from efficientllm.analysis.catalogue import group_of
+from efficientllm.analysis.catalogue import judge_of
 from efficientllm.analysis.table import Cell, Column, Row, Section, StudyTable
 from efficientllm.records.card import Card
 from efficientllm.report import marks
 from efficientllm.report.marks import Footnotes
 
+#: How a verdict that neither bears out nor contradicts a claim is said.
+_OPEN = {"equivalent": "no difference", "unresolved": "cannot tell"}
+#: A hint lists the values of so many repeats at most.
+_MOST_VALUES = 10
 #: The small bars reach from a quarter to four times the baseline at most, and never less than 10 % to either side.
 _BAR_MOST, _BAR_LEAST = math.log(4), math.log(1.1)
 
@@ -66,7 +70,7 @@ class ClaimView:
     title: str
     source: str
     claim: str
-    measured: tuple[tuple[str, str], ...]
+    measured: tuple[tuple[str, str, str], ...]
 
 
 def section_views(sections: Sequence[Section], notes: Footnotes, prefix: str = "s") -> list[SectionView]:
@@ -75,7 +79,11 @@ def section_views(sections: Sequence[Section], notes: Footnotes, prefix: str = "
 
 
 def claim_views(table: StudyTable) -> list[ClaimView]:
-    """Return every claim of the techniques' cards with the verdicts on its metric, section by section."""
+    """Return every claim of the techniques' cards with the verdicts on its metric, section by section.
+
+    Args:
+        table: with all metrics as columns: not every claim is judged by a headline.
+    """
     views = []
     for key, card in table.cards.items():
         technique = key.partition(" (")[0] if key not in _techniques(table) else key
@@ -86,7 +94,9 @@ def claim_views(table: StudyTable) -> list[ClaimView]:
     return views
 
 
-def _claim(technique: str, card: Card, word: str, expected: str, measured: tuple[tuple[str, str], ...]) -> ClaimView:
+def _claim(
+    technique: str, card: Card, word: str, expected: str, measured: tuple[tuple[str, str, str], ...]
+) -> ClaimView:
     verb = "improves" if expected == "better" else "costs"
     return ClaimView(
         technique=technique, title=card.title, source=card.source, claim=f"{verb} {word}", measured=measured
@@ -97,20 +107,19 @@ def _techniques(table: StudyTable) -> set[str]:
     return {row.technique for section in table.sections for row in section.rows}
 
 
-def _measured(section: Section, technique: str, word: str, expected: str) -> tuple[str, str]:
-    """Return how a claim stands in a section (`holds`, `contrary`, `open`, `none`) and the words for it."""
-    column = next((column for column in section.columns if group_of(column.key) == word), None)
+def _measured(section: Section, technique: str, word: str, expected: str) -> tuple[str, str, str]:
+    """Return how a claim stands in a section (`holds`, `contrary`, `open`, `none`), the words for it, and the ratio."""
     row = next((row for row in section.rows if row.technique == technique), None)
-    cell = row.cells.get(column.key) if row and column else None
+    cell = row.cells.get(judge_of(word, section.window.partition(" ")[0])) if row else None
     if row is not None and row.baseline:
-        return "none", "baseline"
+        return "none", "baseline", ""
     if cell is None or cell.value is None:
-        return "none", "not measured"
+        return "none", "not measured", ""
     if not cell.verdict:
-        return "none", "not compared"
-    ratio = f" {marks.ratio_text(cell)}" if cell.ratio is not None else ""
+        return "none", "not compared", ""
     state = "holds" if cell.verdict == expected else "contrary" if cell.verdict in ("better", "worse") else "open"
-    return state, f"{marks.SIGNS[cell.verdict]} {cell.verdict}{ratio}"
+    words = {"holds": "as claimed", "contrary": "contrary to it"}.get(state) or _OPEN[cell.verdict]
+    return state, f"{marks.SIGNS[cell.verdict]} {words}", marks.ratio_text(cell)
 
 
 def _section(section: Section, anchor: str, notes: Footnotes) -> SectionView:
@@ -166,14 +175,16 @@ def _hint(column: Column, cell: Cell) -> str:
         said.append(cell.why_no_interval)
     if cell.verdict:
         said.append(f"{cell.verdict} against the baseline: {marks.ratio_text(cell)}")
-    said.append("by repeat: " + ", ".join(marks.figure_text(column, value) for value in cell.values.values()))
+    values = list(cell.values.values())
+    if len(values) <= _MOST_VALUES:
+        said.append("by repeat: " + ", ".join(marks.figure_text(column, value) for value in values))
     return "; ".join(text for text in said if text)
 
 
 def _reach(section: Section) -> float:
     """Return the logarithm of the ratio at which a section's bars end."""
-    ratios = [ratio for row in section.rows for cell in row.cells.values()
-              for ratio in (cell.ratio, cell.ratio_low, cell.ratio_high) if ratio is not None and ratio > 0]  # fmt: skip
+    cells = [cell for row in section.rows for cell in row.cells.values()]
+    ratios = [ratio for cell in cells for ratio in (cell.ratio, cell.ratio_low, cell.ratio_high) if ratio and ratio > 0]
     return min(_BAR_MOST, max([_BAR_LEAST, *(abs(math.log(ratio)) for ratio in ratios)]))
 
 

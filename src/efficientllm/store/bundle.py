@@ -20,7 +20,7 @@ from efficientllm.records.measurement import Measurement
 from efficientllm.store.atomic import replace, write_new
 from efficientllm.store.container import pack, unpack
 from efficientllm.store.folder import Problem, Study, is_study_folder, read_measurement, studies
-from efficientllm.store.names import check_study_name
+from efficientllm.store.names import check_study_name, is_safe_id
 
 #: Version of the bundle's form.
 BUNDLE_VERSION = 1
@@ -138,10 +138,10 @@ def merge_bundle(source: Path, results: Path, name: str | None = None) -> MergeR
         manifest = verify_bundle(source)
         _merge_one(Study(results, name or manifest.study), unpack(source), report)
     elif is_study_folder(source):
-        _merge_one(Study(results, name or source.resolve().name), _folder_files(source), report)
+        _merge_one(Study(results, name or source.resolve().name), _folder_files(source, report), report)
     elif source.is_dir() and studies(source):
         for study in studies(source):
-            _merge_one(Study(results, name or study), _folder_files(source / study), report)
+            _merge_one(Study(results, name or study), _folder_files(source / study, report), report)
     else:
         raise ResultsError(f"{source} is no bundle, no study and no results folder. Give one of these.")
     return report
@@ -164,12 +164,15 @@ def verify_bundle(file: Path) -> Manifest:
     return manifest
 
 
-def _folder_files(folder: Path) -> Iterator[tuple[str, bytes]]:
+def _folder_files(folder: Path, report: MergeReport) -> Iterator[tuple[str, bytes]]:
     study = Study(folder.resolve().parent, folder.resolve().name)
-    for path in study.files():
-        yield f"measurements/{path.name}", path.read_bytes()
-    for path in study.recipes():
-        yield f"recipes/{path.name}", path.read_bytes()
+    for path in [*study.files(), *study.recipes()]:
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            report.refused[f"{study.name}/{path.stem}"] = f"cannot be read: {error.strerror}"
+            continue
+        yield f"{path.parent.name}/{path.name}", data
 
 
 def _merge_one(study: Study, files: Iterator[tuple[str, bytes]], report: MergeReport) -> None:
@@ -186,7 +189,8 @@ def _add(study: Study, stem: str, data: bytes, report: MergeReport) -> None:
     label = f"{study.name}/{stem}"
     try:
         new = decode(data)
-        if new.id != stem or not new.id.startswith(f"{new.trial.id}-{new.environment.id}-"):
+        names_its_trial = new.id.startswith(f"{new.trial.id}-{new.environment.id}-")
+        if new.id != stem or not names_its_trial or not is_safe_id(stem):
             report.refused[label] = f"calls itself {new.id!r}, trial {new.trial.id}, environment {new.environment.id}"
             return
     except CodecError as error:

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import IO
 
 from efficientllm.errors import ResultsError
+from efficientllm.store.names import ID
 
 #: The largest single file, all files together, and how many, that are accepted from a stranger.
 MOST_FILE_BYTES = 1 << 28
 MOST_BYTES = 1 << 34
 MOST_FILES = 1_000_000
 _BLOCK = tarfile.BLOCKSIZE
-_NAME = re.compile(r"manifest\.json|measurements/[A-Za-z0-9_][A-Za-z0-9_.\-]{0,199}\.json|recipes/[0-9a-f]{8}\.yaml")
+_NAME = re.compile(rf"manifest\.json|measurements/{ID}\.json|recipes/[0-9a-f]{{8}}\.yaml")
 
 
 def pack(files: Iterable[tuple[str, bytes]]) -> bytes:

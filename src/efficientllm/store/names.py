@@ -6,8 +6,9 @@ import re
 
 from efficientllm.errors import ResultsError
 
-#: Ids are made by the software: hex digits, dashes and what a foreign record may reasonably carry.
-_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,199}")
+#: Ids are made by the software: hex digits, dashes and what a foreign record may reasonably carry; so short that a
+#: plain tar holds `measurements/<id>.json`.
+ID = r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,79}"
 _MOST_BYTES = 150
 
 
@@ -43,7 +44,7 @@ def is_safe_id(text: str) -> bool:
     >>> is_safe_id("0f3a-77bc-0"), is_safe_id("../etc"), is_safe_id(""), is_safe_id(".hidden")
     (True, False, False, False)
     """
-    return _ID.fullmatch(text) is not None
+    return re.fullmatch(ID, text) is not None
 
 
 def check_id(text: str, what: str) -> str:
@@ -53,5 +54,5 @@ def check_id(text: str, what: str) -> str:
         ResultsError: it cannot; `what` says what kind of id it is.
     """
     if not is_safe_id(text):
-        raise ResultsError(f"{what} {text!r} cannot be a file's name: letters, digits, '_', '-' and '.' only.")
+        raise ResultsError(f"{what} {text!r} cannot be a file's name: 80 letters, digits, '_', '-', '.' at most.")
     return text

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from efficientllm.devices._contract import Device
 from efficientllm.records.card import Card
 from efficientllm.records.measurement import Ceilings, DataFacts, ModelFacts
 from efficientllm.records.trial import Trial
@@ -105,6 +106,7 @@ class Job:
 
     Attributes:
         trial: what to do.
+        device: where.
         recorder: whom to tell.
         artifact: folder for what this trial leaves (a checkpoint), or None if nobody takes it.
         parent_artifact: folder that the parent trial left, or None.
@@ -113,6 +115,7 @@ class Job:
     """
 
     trial: Trial
+    device: Device
     recorder: Recorder
     artifact: Path | None
     parent_artifact: Path | None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from efficientllm.devices.calibrate import measure_ceilings
-from efficientllm.devices.choose import open_device
 from efficientllm.records.settings import CalibrateSettings
 from efficientllm.records.window import Work
 from efficientllm.workloads._contract import Job, WorkloadEntry
@@ -13,7 +12,7 @@ def run(job: Job) -> None:
     """Measure the ceilings and say them; what lies behind them goes into the trial's figures."""
     settings = job.trial.settings
     assert isinstance(settings, CalibrateSettings)
-    device = open_device(job.trial.device)
+    device = job.device
     with job.recorder.window("calibrate", work=Work(), adaptive=False):
         found = measure_ceilings(device, settings, job.recorder.progress)
     job.recorder.ceilings(found.ceilings)

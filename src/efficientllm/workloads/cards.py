@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from efficientllm import registry
+from efficientllm import catalog, registry
 from efficientllm.records.card import Card
 from efficientllm.records.choice import Choice
 from efficientllm.records.settings import ModelSettings
@@ -15,7 +15,8 @@ def copy_cards(recorder: Recorder, settings: ModelSettings) -> None:
     """Say the card of every slot's entry that has one."""
     for field in msgspec.structs.fields(type(settings)):
         choice = getattr(settings, field.name)
-        if isinstance(choice, Choice):
+        # a corpus given by its path is no entry, and no technique
+        if isinstance(choice, Choice) and (choice.path or choice.name in catalog.names(field.name)):
             card = getattr(registry.load(field.name, choice.address()), "card", None)
             if isinstance(card, Card):
                 recorder.card(field.name, card)

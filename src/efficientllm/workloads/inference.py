@@ -8,7 +8,6 @@ import torch
 from efficientllm import registry
 from efficientllm.data.prepare import Prepared, prepare
 from efficientllm.devices._contract import Device
-from efficientllm.devices.choose import open_device
 from efficientllm.engines._contract import Engine, EngineEntry
 from efficientllm.records.settings import Grid, InferenceSettings
 from efficientllm.workloads import quality
@@ -27,7 +26,7 @@ def run(job: Job) -> None:
     """
     settings, recorder = job.trial.settings, job.recorder
     assert isinstance(settings, InferenceSettings)
-    device = open_device(job.trial.device)
+    device = job.device
     with recorder.phase("data"):
         prepared = prepare(settings, job.cache, None)
     recorder.data(prepared.facts)
@@ -54,7 +53,7 @@ def _open_engine(job: Job, settings: InferenceSettings, prepared: Prepared) -> E
         folder=job.parent_artifact,
         vocab_tokens=prepared.tokenizer.vocab_tokens,
         seed=job.trial.seed,
-        device=str(open_device(job.trial.device).torch_device()),
+        device=str(job.device.torch_device()),
         threads=job.threads,
     )
 

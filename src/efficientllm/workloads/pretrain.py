@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import torch
+
 from efficientllm.data.prepare import prepare
-from efficientllm.devices.choose import open_device
 from efficientllm.models.build import build_decoder
-from efficientllm.models.checkpoint import save
+from efficientllm.models.checkpoint import save, weight_file_bytes
 from efficientllm.models.costs import facts, train_work
 from efficientllm.records.settings import PretrainSettings
 from efficientllm.workloads import quality
@@ -28,7 +29,7 @@ def run(job: Job) -> None:
     """
     settings, recorder = job.trial.settings, job.recorder
     assert isinstance(settings, PretrainSettings)
-    device = open_device(job.trial.device)
+    device = job.device
     with recorder.phase("data"):
         prepared = prepare(settings, job.cache, settings.tokens)
     recorder.data(prepared.facts)
@@ -41,13 +42,13 @@ def run(job: Job) -> None:
         )
         loop = TrainLoop(decoder, settings, prepared.train, device, job.trial.seed)
     copy_cards(recorder, settings)
-    recorder.model(facts(decoder, train_tokens=settings.sequence_tokens))
+    recorder.model(facts(decoder, getattr(torch, settings.dtype).itemsize, settings.sequence_tokens))
     _train(job, loop)
     quality.judge(quality.decoder_scorer(decoder, settings), prepared, settings, device, recorder)
     if job.artifact:
         with recorder.phase("save"):
             save(decoder, settings, job.artifact, prepared.tokenizer.path)
-        recorder.figure("disk_bytes", (job.artifact / "model.safetensors").stat().st_size)
+        recorder.figure("disk_bytes", weight_file_bytes(job.artifact))
 
 
 def _train(job: Job, loop: TrainLoop) -> None:

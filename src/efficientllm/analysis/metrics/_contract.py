@@ -46,6 +46,8 @@ class MetricEntry:
         titles: window -> heading, where it differs (`TPOT`).
         margin: relative difference that does not matter, for the verdict `equivalent`.
         order: place within its group.
+        judges: the word of a card's claims that this metric judges, where the headline of the group does not: a
+            technique that "costs compute" does more arithmetic, whatever its utilisation.
     """
 
     column: Column
@@ -57,6 +59,7 @@ class MetricEntry:
     titles: Mapping[str, str] = field(default_factory=dict)
     margin: float = 0.02
     order: int = 50
+    judges: str = ""
 
     def column_for(self, window: str) -> Column:
         """Return the column as a table of this window heads it."""

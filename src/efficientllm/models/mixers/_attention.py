@@ -51,8 +51,9 @@ def attention(
     num_new, num_seen = q_BNTH.shape[2], k_BKSH.shape[2]
     width = v_BKSW.shape[-1]
     on_cuda = q_BNTH.device.type == "cuda"
-    if on_cuda and width != k_BKSH.shape[-1]:  # flash attention wants one width; padding costs less than its absence
-        v_BKSW = F.pad(v_BKSW, (0, k_BKSH.shape[-1] - width))
+    if width != k_BKSH.shape[-1]:  # flash attention wants one width, and without it every score is written out
+        common = max(width, k_BKSH.shape[-1])
+        q_BNTH, k_BKSH, v_BKSW = (F.pad(x, (0, common - x.shape[-1])) for x in (q_BNTH, k_BKSH, v_BKSW))
     plain = sequence_ids_BT is None and not 0 < window < num_seen and not positions.encoding.biases_scores
     mask = None
     if plain and num_new < num_seen and on_cuda:

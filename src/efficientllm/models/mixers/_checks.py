@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from efficientllm.errors import EfficientLLMError
+from efficientllm.errors import EfficientLLMError, Unsupported
 from efficientllm.models.initial import initialise
 from efficientllm.models.mixers._contract import Mixer, MixerEntry, State
-from efficientllm.models.position._contract import Position, Positions, positions_of
+from efficientllm.models.position._contract import Position, positions_of
 from efficientllm.models.position.rope import RotaryPosition
 from efficientllm.models.shape import Shape
 
@@ -214,6 +215,50 @@ def packing(entry: MixerEntry) -> None:
         _same(mixer.reference(x, positions, ids), alone, "packed sequences differ in the reference")
 
 
+def sliding_window(entry: MixerEntry) -> None:
+    """With `shape.sliding_window` a token sees that many tokens and no more, or the mixer refuses the shape."""
+    try:
+        mixer = _mixer(entry, sliding_window=16)
+    except Unsupported:
+        return
+    x, changed = _tokens(67), _tokens(67)
+    changed[:, 20] += 1.0
+    expected = _apply(mixer, x)
+    moved = (_apply(mixer, changed) - expected).abs().amax((0, 2)) > 0
+    assert moved[20:36].all() and not moved[36:].any(), "a token 20 is not seen by exactly the tokens 20 to 35"
+    for fixed in (False, True):
+        got = _chunks(mixer, x, [30, 20, 1, 1, 15], _state(mixer, 80, fixed))
+        _same(got, expected, f"chunks within a window (fixed_shapes={fixed}) differ from all at once")
+    _same(expected, _reference(mixer, x), "the window differs from the reference's")
+
+
+def score_bias(entry: MixerEntry) -> None:
+    """A position encoding that biases scores is added in every path, or the mixer refuses it."""
+    mixer, encoding = _mixer(entry), _Slope()
+    try:
+        entry.supports(SHAPE, encoding)
+    except Unsupported:
+        return
+    x = _tokens(67)
+    with torch.no_grad():
+        expected = mixer.reference(x, positions_of(encoding, 67))
+        _same(mixer(x, positions_of(encoding, 67)), expected, "the biased result differs from the reference")
+    plain = mixer.reference(x, positions_of(Position(), 67))
+    assert (plain - expected).abs().max() > 1e-3, "the bias of the scores has no influence"
+    for fixed in (False, True):
+        got = _chunks(mixer, x, [30, 20, 1, 1, 15], _state(mixer, 80, fixed), encoding=encoding)
+        _same(got, expected, f"biased chunks (fixed_shapes={fixed}) differ from all at once")
+
+
+class _Slope(Position):
+    """Scores fall with the distance."""
+
+    biases_scores = True
+
+    def score_bias(self, index_BT: Tensor, key_index_BS: Tensor) -> Tensor:
+        return -0.3 * (index_BT[:, None, :, None] - key_index_BS[:, None, None, :]).abs().float()
+
+
 #: What is checked -> the check.
 CHECKS: dict[str, Check] = {
     "causal": causal,
@@ -229,13 +274,16 @@ CHECKS: dict[str, Check] = {
     "odd lengths": odd_lengths,
     "fast path equals the reference": fast_is_reference,
     "packing isolates sequences": packing,
+    "sliding window": sliding_window,
+    "score bias": score_bias,
 }
 
 
-def _mixer(entry: MixerEntry) -> Mixer:
+def _mixer(entry: MixerEntry, **changes: int) -> Mixer:
     torch.manual_seed(0)
-    mixer = entry.build(SHAPE)
-    entry.supports(SHAPE, _position(mixer))
+    shape = replace(SHAPE, **changes)  # type: ignore[arg-type]
+    mixer = entry.build(shape)
+    entry.supports(shape, _position(mixer))
     initialise(mixer, 0, num_layers=1)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -272,11 +320,13 @@ def _state(mixer: Mixer, max_tokens: int, fixed: bool) -> State:
     return state
 
 
-def _chunks(mixer: Mixer, x: Tensor, lengths: list[int], state: State, start: int = 0) -> Tensor:
-    encoding, results = _position(mixer), []
+def _chunks(
+    mixer: Mixer, x: Tensor, lengths: list[int], state: State, start: int = 0, encoding: Position | None = None
+) -> Tensor:
+    encoding, results = encoding or _position(mixer), []
     for part in x.split(lengths, 1):
         index = torch.arange(start, start + part.shape[1])[None]
-        positions = Positions(index, encoding, encoding.prepare(index, torch.float32))
+        positions = encoding.at(index, torch.float32)
         with torch.no_grad():
             results.append(mixer(part, positions, state))
         state.advance(part.shape[1])

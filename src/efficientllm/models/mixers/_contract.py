@@ -110,6 +110,10 @@ class Mixer(nn.Module):
         """Return the constant part of the state for a sequence, in bytes."""
         return 0
 
+    def read_bytes(self, context: int, dtype_bytes: int) -> float:
+        """Return the fewest bytes of state that one further token of a sequence reads after `context` tokens."""
+        return context * self.cache_bytes_per_token(dtype_bytes) + self.state_bytes(dtype_bytes)
+
     def num_parameters(self) -> int:
         """Return how many parameters it stores; a token uses all of them."""
         return num_parameters(self)

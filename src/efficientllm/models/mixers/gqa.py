@@ -86,6 +86,11 @@ class GroupedQueryAttention(Mixer):
         """Return a key and a value for each key/value head."""
         return 2.0 * self.kv_rows * dtype_bytes
 
+    def read_bytes(self, context: int, dtype_bytes: int) -> float:
+        """Return the part of the cache that the window leaves to see."""
+        window = self.shape.sliding_window
+        return min(context, window or context) * self.cache_bytes_per_token(dtype_bytes)
+
     def checkpoint_names(self) -> dict[str, tuple[tuple[str, int], ...]]:
         """Return the names of Llama, Qwen2, Qwen3 and Mistral."""
         rows = (("q_proj", self.q_rows), ("k_proj", self.kv_rows), ("v_proj", self.kv_rows))

@@ -100,6 +100,11 @@ class MultiHeadLatentAttention(Mixer):
         """Return one latent and one rotated key, whatever the number of heads."""
         return float((self.latent_rank + self.rope_dim) * dtype_bytes)
 
+    def read_bytes(self, context: int, dtype_bytes: int) -> float:
+        """Return the part of the cache that the window leaves to see."""
+        window = self.shape.sliding_window
+        return min(context, window or context) * self.cache_bytes_per_token(dtype_bytes)
+
     def _project(self, x_BTD: Tensor, positions: Positions) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return the queries' nope and rope parts, the normalised latent and the shared rotated key."""
         batch, new, _ = x_BTD.shape

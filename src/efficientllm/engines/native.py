@@ -1,0 +1,213 @@
+"""Our own decoder, served as fast as torch allows: on CUDA a captured decode step, on a processor an eager one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from efficientllm.engines._capture import CapturedStep
+from efficientllm.engines._contract import EngineEntry
+from efficientllm.errors import Unsupported, UserError, did_you_mean
+from efficientllm.models import checkpoint, costs
+from efficientllm.models.build import build_decoder
+from efficientllm.models.decoder import Decoder, DecoderState
+from efficientllm.models.linear import stored_bytes
+from efficientllm.records.card import Card
+from efficientllm.records.measurement import ModelFacts
+from efficientllm.records.settings import InferenceSettings
+from efficientllm.records.window import Work
+
+#: Tokens, over all rows, that pass the layers at once in prefill and scoring: bounds the memory of activations.
+_CHUNK_TOKENS = {"cpu": 1024, "cuda": 16384}
+
+#: On CUDA room is made in steps of so many tokens, which the split value product of one-token attention divides.
+_ROOM_STEP = 256
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class NativeEngine:
+    """Serves a `Decoder`."""
+
+    def __init__(self, decoder: Decoder, settings: InferenceSettings, disk_bytes: int):
+        self._decoder = decoder.eval().requires_grad_(False)
+        self._settings, self._disk_bytes = settings, disk_bytes
+        self._on_cuda = decoder.device.type == "cuda"
+        self._run: Callable[..., Tensor] = decoder.run
+        self._step: Callable[[Tensor, DecoderState], Tensor] = self._one_token
+        if settings.compile:
+            _compile_each_window()
+            self._run = torch.compile(decoder.run, dynamic=False)
+            self._step = torch.compile(self._one_token, dynamic=False)
+        self._state: DecoderState | None = None
+        self._captured: CapturedStep | None = None
+        self._batch = self._max_tokens = 0
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self._decoder.device
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weights as they are held, shared ones once."""
+        return stored_bytes(self._decoder)
+
+    @property
+    def length(self) -> int:
+        """Tokens that each sequence of the present batch has behind it."""
+        return 0 if self._state is None else self._state.length
+
+    @torch.inference_mode()
+    def begin(self, batch: int, max_tokens: int) -> None:
+        """Start a batch of empty sequences with room for so many tokens each; the batch before is given up."""
+        self._state = self._captured = None  # first give up the old, so that both are never held at once
+        room = -(-max_tokens // _ROOM_STEP) * _ROOM_STEP if self._on_cuda else max_tokens
+        self._state = self._decoder.allocate(batch, room)
+        self._batch, self._max_tokens = batch, max_tokens
+        if self._settings.compile:
+            self._state.use_fixed_shapes()
+
+    @torch.inference_mode()
+    def prefill(self, tokens_BT: Tensor) -> Tensor:
+        """Add a piece of prompt to each sequence and return the logits after its last token, BV."""
+        state = self._checked_state(tokens_BT)
+        chunk = max(1, _CHUNK_TOKENS["cuda" if self._on_cuda else "cpu"] // self._batch)
+        for piece_BT in tokens_BT.to(self.device).split(chunk, dim=1):
+            # A later piece runs as it is: its number of tokens before would be compiled in, for each piece anew.
+            run = self._run if state.length == 0 else self._decoder.run
+            hidden_BTD = run(piece_BT, state=state)
+            state.advance(piece_BT.shape[1])
+        return F.linear(hidden_BTD[:, -1], self._decoder.head_VD)
+
+    @torch.inference_mode()
+    def decode(self, tokens_B: Tensor) -> Tensor:
+        """Add one token to each sequence and return the logits after it, BV."""
+        state = self._checked_state(tokens_B[:, None])
+        if self._on_cuda:
+            if self._captured is None:
+                self._captured = self._capture(state)
+            logits_BV = self._captured(tokens_B)
+        else:
+            logits_BV = self._step(tokens_B, state)
+        state.advance(1)
+        return logits_BV
+
+    @torch.inference_mode()
+    def rewind(self, length: int) -> None:
+        """Forget all tokens from `length` on, in each sequence."""
+        assert self._state is not None, "begin() comes first"
+        self._state.rewind(length)
+
+    @torch.inference_mode()
+    def score(self, tokens_BT: Tensor) -> tuple[float, int]:
+        """Return the summed loss in nats of every token after the first of its row, and how many those are."""
+        rows = max(1, _CHUNK_TOKENS["cuda" if self._on_cuda else "cpu"] // tokens_BT.shape[1])
+        nats, count = 0.0, 0
+        for part_BT in tokens_BT.split(rows):
+            part_BT = part_BT.to(self.device)
+            total, number = self._decoder.loss_sum(part_BT[:, :-1], part_BT[:, 1:])
+            nats, count = nats + float(total), count + int(number)
+        return nats, count
+
+    def generate(self, tokens_BT: Tensor, new_tokens: int) -> Tensor:
+        """Return the `new_tokens` likeliest next tokens, one after the other, as Bn; starts a batch of its own."""
+        self.begin(tokens_BT.shape[0], tokens_BT.shape[1] + new_tokens)
+        chosen = [self.prefill(tokens_BT).argmax(-1)]
+        while len(chosen) < new_tokens:
+            chosen.append(self.decode(chosen[-1]).argmax(-1))
+        return torch.stack(chosen, dim=1)
+
+    def facts(self) -> ModelFacts:
+        """Return the model's counts."""
+        counted = costs.facts(self._decoder, self._decoder.dtype.itemsize, self._settings.sequence_tokens)
+        return msgspec.structs.replace(counted, disk_bytes=self._disk_bytes)
+
+    def prefill_work(self, batch: int, tokens: int) -> Work:
+        """Return the work of one prefill of an empty batch."""
+        return costs.prefill_work(self._decoder, batch, tokens)
+
+    def decode_work(self, batch: int, context: int) -> Work:
+        """Return the work of one decode after `context` tokens."""
+        return costs.decode_work(self._decoder, batch, context)
+
+    def close(self) -> None:
+        """Give up the model and its memory."""
+        self._state = self._captured = None
+        self._decoder.to("meta")
+        if self._on_cuda:
+            torch.cuda.empty_cache()
+
+    def _one_token(self, tokens_B: Tensor, state: DecoderState) -> Tensor:
+        hidden_BTD = self._decoder.run(tokens_B[:, None], state=state)
+        return F.linear(hidden_BTD[:, 0], self._decoder.head_VD)
+
+    def _capture(self, state: DecoderState) -> CapturedStep:
+        length = state.length
+
+        def restore() -> None:
+            state.advance(1)
+            state.rewind(length)
+
+        return CapturedStep(lambda tokens_B: self._step(tokens_B, state), restore, self._batch, self.device)
+
+    def _checked_state(self, tokens_BT: Tensor) -> DecoderState:
+        batch, new = tokens_BT.shape
+        assert self._state is not None, "begin() comes first"
+        assert batch == self._batch, f"{batch} rows in a batch of {self._batch}"
+        assert new > 0 and self._state.length + new <= self._max_tokens, (
+            f"{new} tokens after {self._state.length} exceed the room for {self._max_tokens}"
+        )
+        return self._state
+
+
+def _compile_each_window() -> None:
+    """Let torch compile once for each shape of a grid, and fail where it would go on uncompiled without a word."""
+    torch._dynamo.config.recompile_limit = 256
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
+
+
+def open_native(
+    settings: InferenceSettings,
+    *,
+    folder: Path | None,
+    vocab_tokens: int,
+    seed: int,
+    device: str,
+    threads: int,
+) -> NativeEngine:
+    """Load the folder, or build random weights of the settings' size; see the contract."""
+    if settings.engine.options:
+        raise UserError(f"unknown option {min(settings.engine.options)!r} of engine native. It has no options.")
+    if settings.dtype not in _DTYPES:
+        hint = did_you_mean(settings.dtype, _DTYPES)
+        raise UserError(f"unknown dtype {settings.dtype!r}. {hint}Known: {', '.join(_DTYPES)}.")
+    where = torch.device(device)
+    if where.type not in _CHUNK_TOKENS:
+        raise Unsupported(f"engine native runs on cpu and cuda, not on {where.type}")
+    if where.type == "cuda" and not torch.cuda.is_available():
+        raise Unsupported("torch finds no CUDA device")
+    if threads:
+        torch.set_num_threads(threads)
+    dtype = _DTYPES[settings.dtype]
+    if folder is not None:
+        decoder = checkpoint.load(folder, where, dtype)
+        return NativeEngine(decoder, settings, checkpoint.weight_file_bytes(folder))
+    decoder = build_decoder(settings, vocab_tokens=vocab_tokens, seed=seed, device=where, dtype=dtype)
+    return NativeEngine(decoder, settings, disk_bytes=0)
+
+
+ENTRY = EngineEntry(
+    card=Card(
+        title="The package's own decoder",
+        source="https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs",
+        improves=("latency",),
+        note="inference mode; on CUDA the decode step is captured in a graph",
+    ),
+    open=open_native,
+)

@@ -1,0 +1,225 @@
+"""Saves and loads decoders: safetensors, `config.json`, and a sidecar from which a model is rebuilt exactly.
+
+    FOLDER/
+      config.json         what transformers and servers read
+      model.safetensors   weights
+      efficientllm.json   the settings and the shape: which slots, with which options
+      tokenizer.json …    if one was given
+
+Attention of the Llama kind (mha, gqa, mqa) with rope and the dense mlp is written as a genuine Llama, Qwen2, Qwen3 or
+Mistral folder; anything else under `model_type: efficientllm` with this package's own names. Nothing here imports
+transformers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from efficientllm.errors import UserError
+from efficientllm.models.build import assemble
+from efficientllm.models.decoder import Decoder
+from efficientllm.models.families import config_of, family_of, shape_of
+from efficientllm.models.shape import Shape
+from efficientllm.records.choice import Choice
+from efficientllm.records.settings import ModelSettings
+
+SIDECAR = "efficientllm.json"
+MODEL_TYPE = "efficientllm"
+
+#: Parts of one of our parameters in a file: (name there, number of rows).
+Parts = tuple[tuple[str, int], ...]
+
+
+class Sidecar(msgspec.Struct, frozen=True, kw_only=True):
+    """What rebuilds a model: the settings it was built from and the shape they led to."""
+
+    settings: ModelSettings
+    shape: Shape
+    format: int = 1
+
+
+def save(decoder: Decoder, settings: ModelSettings, folder: Path, tokenizer_path: Path | None = None) -> None:
+    """Write a decoder into a folder, which appears whole or not at all; one that is there is replaced.
+
+    Args:
+        decoder: the model.
+        settings: what it was built from; further fields of a workload's settings are left out.
+        folder: where to.
+        tokenizer_path: a `tokenizer.json`, or a folder with tokenizer files, to lay beside it.
+    """
+    model_settings = ModelSettings(**{name: getattr(settings, name) for name in ModelSettings.__struct_fields__})
+    draft = folder.with_name(f".{folder.name}.{os.getpid()}.draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    family = family_of_decoder(decoder)
+    dtype = str(decoder.dtype).removeprefix("torch.")
+    save_file(dict(_pieces(decoder)), draft / "model.safetensors", metadata={"format": "pt"})
+    config = _own_config(decoder, dtype) if family is None else config_of(decoder.block(0).mixer.shape, family, dtype)
+    (draft / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    sidecar = msgspec.json.encode(Sidecar(settings=model_settings, shape=decoder.shape))
+    (draft / SIDECAR).write_bytes(msgspec.json.format(sidecar) + b"\n")
+    if tokenizer_path is not None:
+        _copy_tokenizer(tokenizer_path, draft)
+    _put_in_place(draft, folder)
+
+
+def load(folder: Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Decoder:
+    """Return the decoder of a folder: one saved here, or a Llama, Qwen2, Qwen3 or Mistral folder from elsewhere.
+
+    Raises:
+        UserError: no such folder, or its files do not belong together.
+        Unsupported: a model that this decoder cannot be.
+    """
+    settings, shape = describe(folder)
+    decoder = assemble(shape, settings, device=device, dtype=dtype)
+    parts, parameters = checkpoint_parts(decoder), dict(decoder.named_parameters())
+    where = _locate(folder)
+    wanted = {name for pieces in parts.values() for name, _ in pieces}
+    missing, surplus = wanted - where.keys(), set(where) - wanted - _harmless(decoder)
+    if missing or surplus:
+        what = f"lacks {min(missing)}" if missing else f"has {min(surplus)}, which this model has no place for"
+        raise UserError(f"{folder} {what}. Its config.json and its weights do not belong together.")
+    with torch.no_grad():
+        for name, pieces in parts.items():
+            _fill(parameters[name], pieces, where, folder)
+    return decoder
+
+
+def describe(folder: Path) -> tuple[ModelSettings, Shape]:
+    """Return settings and shape of a saved model without reading its weights.
+
+    For a folder from elsewhere the slots are those of its family; fields about text have their defaults.
+    """
+    try:
+        if (folder / SIDECAR).exists():
+            sidecar = msgspec.json.decode((folder / SIDECAR).read_bytes(), type=Sidecar)
+            return sidecar.settings, sidecar.shape
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{folder} holds no model: no config.json. Give the folder of a saved model.") from error
+    except (json.JSONDecodeError, msgspec.DecodeError) as error:
+        raise UserError(f"{folder} cannot be read: {error}. Give the folder of a saved model.") from error
+    shape = shape_of(config)
+    fields = {name: value for name, value in asdict(shape).items() if name != "vocab_tokens"}
+    return ModelSettings(shape=fields, mixer=Choice(name="gqa"), vocab_tokens=shape.vocab_tokens), shape
+
+
+def family_of_decoder(decoder: Decoder) -> str | None:
+    """Return the family that a decoder can be saved as, or None."""
+    block = decoder.block(0)
+    plain = decoder.position.family and block.mixer.checkpoint_names() and block.mlp.checkpoint_names()
+    return family_of(block.mixer.shape) if plain else None
+
+
+def checkpoint_parts(decoder: Decoder) -> dict[str, Parts]:
+    """Return own parameter -> its parts in the file, in order of rows."""
+    if family_of_decoder(decoder) is None:
+        return {name: ((f"decoder.{name}", p.shape[0]),) for name, p in decoder.named_parameters()}
+    shape = decoder.shape
+    parts: dict[str, Parts] = {
+        "embed.weight": (("model.embed_tokens.weight", shape.vocab_tokens),),
+        "norm.weight": (("model.norm.weight", shape.width),),
+    }
+    if decoder.head is not None:
+        parts["head.weight"] = (("lm_head.weight", shape.vocab_tokens),)
+    for number in range(shape.num_layers):
+        block, own, theirs = decoder.block(number), f"blocks.{number}", f"model.layers.{number}"
+        parts[f"{own}.mixer_norm.weight"] = ((f"{theirs}.input_layernorm.weight", shape.width),)
+        parts[f"{own}.mlp_norm.weight"] = ((f"{theirs}.post_attention_layernorm.weight", shape.width),)
+        for slot, names in (("mixer", block.mixer.checkpoint_names()), ("mlp", block.mlp.checkpoint_names())):
+            for name, pieces in names.items():
+                parts[f"{own}.{slot}.{name}"] = tuple((f"{theirs}.{piece}", rows) for piece, rows in pieces)
+    return parts
+
+
+def weight_file_bytes(folder: Path) -> int:
+    """Return the bytes of a folder's weight files."""
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+
+
+def _pieces(decoder: Decoder) -> Iterator[tuple[str, Tensor]]:
+    parameters = dict(decoder.named_parameters())
+    for name, pieces in checkpoint_parts(decoder).items():
+        rows = parameters[name].detach().cpu().split([count for _, count in pieces])
+        yield from ((piece, part.clone()) for (piece, _), part in zip(pieces, rows, strict=True))
+
+
+def _fill(parameter: Tensor, pieces: Parts, where: dict[str, Path], folder: Path) -> None:
+    start = 0
+    for name, rows in pieces:
+        with safe_open(where[name], framework="pt", device="cpu") as file:
+            tensor = file.get_tensor(name)
+        target = parameter[start : start + rows]
+        if tensor.shape != target.shape:
+            raise UserError(
+                f"{folder}: {name} is {tuple(tensor.shape)}, but config.json makes it {tuple(target.shape)}. "
+                "Its config.json and its weights do not belong together."
+            )
+        target.copy_(tensor)
+        start += rows
+
+
+def _locate(folder: Path) -> dict[str, Path]:
+    """Return weight name -> the file that holds it."""
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise UserError(f"{folder} holds no *.safetensors. Convert its weights first.")
+    where: dict[str, Path] = {}
+    for path in files:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            where |= dict.fromkeys(file.keys(), path)
+    return where
+
+
+def _harmless(decoder: Decoder) -> set[str]:
+    """Return names that some files hold beside what the model needs: a copy of a tied head, rotary tables."""
+    tables = {f"model.layers.{n}.self_attn.rotary_emb.inv_freq" for n in range(decoder.shape.num_layers)}
+    return tables | ({"lm_head.weight"} if decoder.head is None else set())
+
+
+def _own_config(decoder: Decoder, dtype: str) -> dict[str, Any]:
+    shape = decoder.shape
+    return {
+        "architectures": ["EfficientLLMForCausalLM"],
+        "model_type": MODEL_TYPE,
+        "vocab_size": shape.vocab_tokens,
+        "hidden_size": shape.width,
+        "num_hidden_layers": shape.num_layers,
+        "num_attention_heads": shape.num_heads,
+        "tie_word_embeddings": shape.tie_embeddings,
+        "max_position_embeddings": shape.max_positions,
+        "torch_dtype": dtype,
+    }
+
+
+def _copy_tokenizer(source: Path, folder: Path) -> None:
+    """Lay tokenizer files beside the model; a lone `tokenizer.json` gets the config that names its class."""
+    if source.is_dir():
+        for path in source.iterdir():
+            if path.name.startswith(("tokenizer", "special_tokens", "vocab", "merges", "added_tokens")):
+                shutil.copyfile(path, folder / path.name)
+        return
+    shutil.copyfile(source, folder / "tokenizer.json")
+    config = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config) + "\n", encoding="utf-8")
+
+
+def _put_in_place(draft: Path, folder: Path) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    if folder.exists():
+        folder.rename(old)
+    draft.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)

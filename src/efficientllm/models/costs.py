@@ -1,0 +1,138 @@
+"""What a decoder costs, counted from its shapes: parameters, floating-point operations, bytes.
+
+FLOPs are those that the model needs: two for each weight and token in a product, causal attention over the pairs that
+see each other, active parts only, nothing recomputed. Norms, activations and softmax are left out, as is usual.
+"""
+
+from __future__ import annotations
+
+from efficientllm.models.decoder import Block, Decoder
+from efficientllm.models.linear import num_parameters, stored_bytes
+from efficientllm.records.measurement import ModelFacts
+from efficientllm.records.window import Work
+
+#: A backward pass takes two products for each of the forward pass.
+_TRAIN_FACTOR = 3.0
+
+#: How often a step of training moves each weight's worth of bytes at least: the weight is read forward, backward and
+#: by the optimiser, and written; its gradient is written and read; two moments are read and written (AdamW).
+_TRAIN_PASSES = 10
+
+#: … and how many such copies it touches: weight, gradient, two moments.
+_TRAIN_COPIES = 4
+
+
+def facts(decoder: Decoder, dtype_bytes: int, train_tokens: int) -> ModelFacts:
+    """Return the model's counts.
+
+    Args:
+        decoder: the model.
+        dtype_bytes: bytes of a number in the decode state.
+        train_tokens: length of a training row.
+    """
+    blocks = _blocks(decoder)
+    total = num_parameters(decoder)
+    idle = sum(block.mlp.num_parameters() - block.mlp.num_active_parameters() for block in blocks)
+    return ModelFacts(
+        parameters_total=total,
+        parameters_active=total - idle,
+        parameters_embedding=decoder.embed.weight.numel() + (0 if decoder.head is None else decoder.head.weight.numel()),
+        weight_bytes=stored_bytes(decoder),
+        cache_bytes_per_token=cache_bytes_per_token(decoder, dtype_bytes),
+        state_bytes=sum(block.mixer.state_bytes(dtype_bytes) for block in blocks),
+        train_flops_per_token=_TRAIN_FACTOR * forward_flops(decoder, train_tokens) / train_tokens,
+    )
+
+
+def forward_flops(decoder: Decoder, new_tokens: int, context: int = 0, head_tokens: int | None = None) -> float:
+    """Return the operations of one sequence that adds `new_tokens` after `context` tokens.
+
+    Args:
+        decoder: the model.
+        new_tokens: tokens of this pass.
+        context: tokens remembered.
+        head_tokens: tokens whose logits are computed; all new ones by default.
+    """
+    layers = sum(
+        block.mixer.model_flops(new_tokens, context) + block.mlp.model_flops(new_tokens) for block in _blocks(decoder)
+    )
+    head = 2.0 * decoder.head_VD.numel() * (new_tokens if head_tokens is None else head_tokens)
+    return layers + head
+
+
+def reference_flops(decoder: Decoder, num_tokens: int) -> float:
+    """Return the operations of one sequence with every attention score written out, as torch's counter counts them."""
+    layers = sum(
+        block.mixer.reference_flops(num_tokens) + block.mlp.reference_flops(num_tokens) for block in _blocks(decoder)
+    )
+    return layers + 2.0 * decoder.head_VD.numel() * num_tokens
+
+
+def cache_bytes_per_token(decoder: Decoder, dtype_bytes: int) -> float:
+    """Return the growth of the decode state a token and a sequence, over all layers."""
+    return sum(block.mixer.cache_bytes_per_token(dtype_bytes) for block in _blocks(decoder))
+
+
+def train_work(decoder: Decoder, rows: int, tokens: int) -> Work:
+    """Return the work of one optimiser step on `rows` rows of `tokens` tokens.
+
+    `moved_bytes` counts weights, gradients and AdamW's moments, and no activations: how often those cross the memory
+    depends on the implementation.
+    """
+    weights = stored_bytes(decoder)
+    return Work(
+        tokens=rows * tokens,
+        samples=rows,
+        model_flops=_TRAIN_FACTOR * rows * forward_flops(decoder, tokens),
+        moved_bytes=float(_TRAIN_PASSES * weights),
+        working_set_bytes=float(_TRAIN_COPIES * weights),
+    )
+
+
+def prefill_work(decoder: Decoder, batch: int, tokens: int) -> Work:
+    """Return the work of reading a prompt: all layers over all tokens, the head over the last one of each row."""
+    dtype_bytes = decoder.dtype.itemsize
+    written = batch * tokens * cache_bytes_per_token(decoder, dtype_bytes)
+    constant = batch * sum(block.mixer.state_bytes(dtype_bytes) for block in _blocks(decoder))
+    moved = _weight_bytes_read(decoder, batch * tokens) + written + constant
+    return Work(
+        tokens=batch * tokens,
+        samples=batch,
+        model_flops=batch * forward_flops(decoder, tokens, head_tokens=1),
+        moved_bytes=moved,
+        working_set_bytes=moved,
+    )
+
+
+def decode_work(decoder: Decoder, batch: int, context: int) -> Work:
+    """Return the work of one further token in each row, with `context` tokens already in the state.
+
+    `moved_bytes`: the weights once, what each row's token sees of its state, and what is added to it.
+    """
+    dtype_bytes = decoder.dtype.itemsize
+    read = batch * sum(block.mixer.read_bytes(context, dtype_bytes) for block in _blocks(decoder))
+    written = batch * cache_bytes_per_token(decoder, dtype_bytes)
+    moved = _weight_bytes_read(decoder, batch) + read + written
+    return Work(
+        tokens=batch,
+        samples=batch,
+        model_flops=batch * forward_flops(decoder, 1, context),
+        moved_bytes=moved,
+        working_set_bytes=moved,
+    )
+
+
+def _weight_bytes_read(decoder: Decoder, num_tokens: int) -> float:
+    """Return the fewest bytes of weights that serve so many tokens: all but the embedding, of which only their rows.
+
+    A tied embedding is read as a whole all the same: it is the head.
+    """
+    table = decoder.embed.weight
+    idle = sum(block.mlp.num_parameters() - block.mlp.read_parameters(num_tokens) for block in _blocks(decoder))
+    rows = min(num_tokens, table.shape[0]) * table.shape[1] * table.element_size()
+    unread_table = 0 if decoder.head is None else table.nbytes
+    return float(stored_bytes(decoder) - unread_table + rows - idle * table.element_size())
+
+
+def _blocks(decoder: Decoder) -> list[Block]:
+    return [decoder.block(number) for number in range(decoder.shape.num_layers)]

@@ -1,0 +1,134 @@
+"""Costs: against numbers worked out by hand, and against torch's counter."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from efficientllm import catalog, registry
+from efficientllm.models import costs
+from efficientllm.models.build import build_decoder
+from efficientllm.models.shape import resolve_shape
+from efficientllm.records.choice import Choice
+from efficientllm.records.settings import ModelSettings
+
+MIXERS, MLPS = catalog.names("mixer"), catalog.names("mlp")
+
+
+def build(mixer="gqa", vocab_tokens=2048, dtype=torch.float32, device="cpu", size="tiny", **shape):
+    settings = ModelSettings(size=size, shape=shape, mixer=Choice(name=mixer))
+    return build_decoder(settings, vocab_tokens=vocab_tokens, seed=0, device=device, dtype=dtype)
+
+
+def test_the_parameters_of_tiny_are_those_worked_out_by_hand():
+    facts = costs.facts(build(), dtype_bytes=4, train_tokens=256)
+    qkv, out, mlp, norms = (256 + 2 * 128) * 256, 256 * 256, 3 * 256 * 704, 2 * 256
+    assert facts.parameters_embedding == 2048 * 256
+    assert facts.parameters_total == 4 * (qkv + out + mlp + norms) + 256 + 2048 * 256
+    assert facts.parameters_active == facts.parameters_total
+    assert facts.weight_bytes == 4 * facts.parameters_total
+    assert facts.cache_bytes_per_token == 4 * 2 * 2 * 64 * 4  # layers, keys and values, heads, width, bytes
+    assert facts.state_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("size", "billions"), [("0.5b", 0.494), ("1.5b", 1.544), ("3b", 3.086), ("7b", 7.616), ("14b", 14.77), ("72b", 72.7)]
+)
+def test_the_named_sizes_have_the_parameters_that_qwen_publishes(size, billions):
+    decoder = _on_meta(size)
+    vocabulary = 152_064 if billions > 7 else 151_936
+    rows = 1 if decoder.head is None else 2
+    total = costs.num_parameters(decoder) + (vocabulary - 8) * decoder.shape.width * rows
+    assert total / 1e9 == pytest.approx(billions, rel=1e-3)
+
+
+def _on_meta(size):
+    from efficientllm.models.build import assemble
+
+    settings = ModelSettings(size=size)
+    return assemble(resolve_shape(settings, 8), settings, device="meta", dtype=torch.bfloat16)
+
+
+def test_the_flops_of_tiny_are_those_worked_out_by_hand():
+    decoder = build()
+    weights = 4 * ((256 + 2 * 128) * 256 + 256 * 256 + 3 * 256 * 704) + 2048 * 256
+    pairs = 256 * 257 // 2  # a token and all before it
+    forward = 2 * 256 * weights + 4 * pairs * (2 * 2 * 4 * 64)  # layers × two products × two operations × heads × width
+    assert costs.forward_flops(decoder, 256) == forward
+    assert costs.facts(decoder, 4, train_tokens=256).train_flops_per_token == 3 * forward / 256
+    work = costs.train_work(decoder, rows=8, tokens=256)
+    assert (work.tokens, work.samples, work.model_flops) == (2048, 8, 3 * 8 * forward)
+
+
+def test_a_decode_step_of_tiny_costs_what_is_worked_out_by_hand():
+    decoder = build()
+    weights = 4 * ((256 + 2 * 128) * 256 + 256 * 256 + 3 * 256 * 704) + 2048 * 256
+    work = costs.decode_work(decoder, batch=3, context=1000)
+    assert (work.tokens, work.samples) == (3, 3)
+    assert work.model_flops == 3 * (2 * weights + 4 * 1001 * 2 * 2 * 256)
+    cache_token = 4 * 2 * 2 * 64 * 4
+    held = costs.facts(decoder, 4, 256).weight_bytes
+    assert work.moved_bytes == held + 3 * 256 * 4 + 3 * 1000 * cache_token + 3 * cache_token
+    assert work.working_set_bytes == work.moved_bytes
+
+
+def test_an_untied_embedding_is_not_read_as_a_whole():
+    tied, untied = build(), build(tie_embeddings=False)
+    assert costs.decode_work(untied, 1, 10).moved_bytes == costs.decode_work(tied, 1, 10).moved_bytes
+    assert costs.facts(untied, 4, 256).parameters_embedding == 2 * 2048 * 256
+
+
+def test_a_prefill_needs_the_head_once_a_row():
+    decoder = build()
+    work = costs.prefill_work(decoder, batch=2, tokens=64)
+    layers = costs.forward_flops(decoder, 64) - 64 * 2 * 2048 * 256
+    assert (work.tokens, work.samples) == (128, 2)
+    assert work.model_flops == 2 * (layers + 2 * 2048 * 256)
+
+
+def test_a_sliding_window_bounds_what_a_step_reads_and_computes():
+    decoder = build(sliding_window=128)
+    near, far = costs.decode_work(decoder, 1, 128), costs.decode_work(decoder, 1, 8000)
+    assert near.moved_bytes == far.moved_bytes
+    assert near.model_flops == far.model_flops
+
+
+def test_latent_attention_costs_what_is_worked_out_by_hand():
+    decoder = build("mla")
+    rank, rope, nope, value, heads, width = 32, 32, 64, 64, 4, 256
+    down = width * (heads * (nope + rope) + rank + rope)
+    up, out = rank * heads * (nope + value), heads * value * width
+    assert decoder.block(0).mixer.num_parameters() == down + rank + up + out
+    mixer = decoder.block(0).mixer
+    assert mixer.model_flops(10) == 2 * 10 * (down + up + out) + 55 * 2 * heads * (nope + rope + value)
+    assert mixer.model_flops(1, 99) == 2 * (down + up + out) + 100 * 2 * heads * (rank + rope + rank)
+    assert costs.cache_bytes_per_token(decoder, 2) == 4 * (rank + rope) * 2
+
+
+@pytest.mark.parametrize("mixer", MIXERS)
+def test_a_training_step_of_the_reference_executes_what_the_decoder_says(mixer):
+    decoder = build(mixer, num_layers=2)
+    for number in range(2):
+        layer = decoder.block(number).mixer
+        layer.forward = lambda x, positions, state, ids, layer=layer: layer.reference(x, positions, ids)
+    x = torch.randint(2048, (2, 31))
+    with FlopCounterMode(display=False) as counter:
+        decoder.loss(x, x).backward()
+    assert counter.get_total_flops() == pytest.approx(3 * 2 * costs.reference_flops(decoder, 31), rel=0.01)
+
+
+@pytest.mark.parametrize("mlp", MLPS)
+def test_an_mlp_executes_the_operations_and_holds_the_parameters_that_it_says(mlp):
+    layer = registry.load("mlp", mlp).build(resolve_shape(ModelSettings(), 96))
+    with FlopCounterMode(display=False) as counter:
+        out = layer(torch.randn(2, 7, 256))
+    assert out.shape == (2, 7, 256)
+    assert counter.get_total_flops() == pytest.approx(layer.reference_flops(14), rel=0.01)
+    assert layer.num_parameters() == sum(p.numel() for p in layer.parameters())
+    assert 0 < layer.num_active_parameters() <= layer.num_parameters()
+
+
+@pytest.mark.parametrize("mixer", MIXERS)
+def test_the_state_of_a_decoder_is_as_large_as_its_facts_say(mixer):
+    decoder = build(mixer, dtype=torch.bfloat16)
+    assert decoder.allocate(2, 10).bytes_per_token() == costs.facts(decoder, 2, 256).cache_bytes_per_token
+    assert costs.facts(decoder, 2, 256).weight_bytes == 2 * costs.num_parameters(decoder)
