@@ -49,9 +49,14 @@ def test_sections_stand_in_the_order_of_stages_and_coordinates():
     ]
 
 
-def test_the_same_table_comes_of_records_in_which_inference_was_listed_first():
-    turned = sorted(STUDY, key=lambda m: m.trial.stage)
-    assert [s.stage for s in study_table("q", turned).sections] == [s.stage for s in TABLE.sections]
+def test_the_order_in_which_records_are_read_changes_nothing():
+    by_name = sorted(STUDY, key=lambda m: m.id)
+    assert study_table("quickstart", by_name, "Four variants") == TABLE
+
+
+def test_a_stage_that_takes_anothers_artifacts_comes_after_it():
+    nameless = [replace(m, started_at="") for m in sorted(STUDY, key=lambda m: m.trial.stage)]
+    assert [s.stage for s in study_table("q", nameless).sections] == [s.stage for s in TABLE.sections]
 
 
 def test_a_large_grid_is_ordered_by_number_not_by_text():
@@ -125,8 +130,9 @@ def test_an_invalid_record_never_counts_and_is_named_with_its_code():
 
 
 def test_an_ok_record_with_an_invalid_code_does_not_count_either():
-    study = edited(pretrained(), is_("mqa"), outcome="oom", invalid_codes=("bad_clock",))
-    assert row_of(study_table("q", study), "mqa").cells == {}
+    study = edited(pretrained(), is_("mqa"), invalid_codes=("bad_clock",))
+    row = row_of(study_table("q", study), "mqa")
+    assert (row.cells, row.outcome, row.reason) == ({}, "invalid", "bad_clock")
 
 
 def test_the_newest_code_counts_and_older_records_are_left_out():
@@ -142,6 +148,14 @@ def test_the_newest_code_counts_and_older_records_are_left_out():
     assert len(table.sections) == 1
     assert all(name.endswith("-new") for row in table.sections[0].rows for name in row.measurements)
     assert len(table.left_out) == len(old) and "other code" in table.left_out[0]
+
+
+def test_a_crash_of_the_newest_code_is_not_hidden_behind_an_older_success():
+    old = pretrained(repeats=1)
+    environment = replace(old[1].environment, id="newer", code_digest="1")
+    crash = replace(old[1], id="new", environment=environment, started_at="2027", outcome="crashed", reason="boom")
+    chosen = select([*old, crash])
+    assert crash in chosen.records and old[1] not in chosen.records
 
 
 def test_a_second_attempt_that_went_well_replaces_a_crash():
@@ -215,7 +229,7 @@ def test_one_repeat_has_no_interval_no_rank_and_no_verdict_beyond_unresolved():
         for cell in row.cells.values():
             assert cell.rank is None and cell.low is None
             assert cell.verdict in ("", "unresolved")
-    assert any("1 repeat cannot tell any difference" in sentence for sentence in table.verdict)
+    assert any(sentence.startswith("1 repeat cannot tell any difference") for sentence in table.verdict)
 
 
 def test_smoke_shows_figures_and_ranks_nothing():
@@ -274,6 +288,13 @@ def test_the_verdict_names_figures_costs_and_what_cannot_be_told():
     assert "cannot tell" in said[0]
     assert any(sentence == "mha ran out of memory in decode, batch 16, 8192 tokens." for sentence in said)
     assert any(sentence.startswith("Not measured: energy (no energy counter") for sentence in said)
+
+
+def test_the_verdict_says_whether_one_technique_is_first_on_everything():
+    assert "None of these implementations is first on everything that was measured" in " ".join(TABLE.verdict)
+    variants = (VARIANTS[0], dataclasses.replace(VARIANTS[2], train_s=0.5, decode_s=0.5, memory=0.5, bits=1.9))
+    study = [replace(m, ceilings=None) for m in example_study(variants=variants, oom=False)]
+    assert "mqa: beaten by none on any metric that parts the rows." in study_table("q", study).verdict
 
 
 def test_cautions_are_said_once_a_code():

@@ -9,8 +9,9 @@ from efficientllm import catalog, registry
 from efficientllm.errors import UserError
 from efficientllm.models.build import build_decoder
 from efficientllm.models.linear import Linear
-from efficientllm.models.mixers._checks import CHECKS, SHAPE, check
+from efficientllm.models.mixers._checks import CHECKS, check
 from efficientllm.models.mixers._contract import Mixer, MixerEntry, causal_pairs
+from efficientllm.models.mixers._probe import SHAPE
 from efficientllm.models.mixers.gqa import GroupedQueryAttention
 from efficientllm.records.card import Card
 from efficientllm.records.choice import Choice

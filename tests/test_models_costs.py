@@ -31,7 +31,8 @@ def test_the_parameters_of_tiny_are_those_worked_out_by_hand():
 
 
 @pytest.mark.parametrize(
-    ("size", "billions"), [("0.5b", 0.494), ("1.5b", 1.544), ("3b", 3.086), ("7b", 7.616), ("14b", 14.77), ("72b", 72.7)]
+    ("size", "billions"),
+    [("0.5b", 0.494), ("1.5b", 1.544), ("3b", 3.086), ("7b", 7.616), ("14b", 14.77), ("72b", 72.7)],
 )
 def test_the_named_sizes_have_the_parameters_that_qwen_publishes(size, billions):
     decoder = _on_meta(size)

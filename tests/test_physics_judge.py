@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -225,10 +226,9 @@ def test_two_devices_may_do_twice_as_much():
 
 
 def test_fifty_counter_updates_make_up_for_a_short_window():
-    energy = Series(
-        name="", unit="j", at_s=tuple(i / 100 for i in range(51)), values=tuple(float(i) for i in range(51))
-    )
-    assert judge(measured(step_s=(1.0,), energy_j=energy)).cautions == ()
+    assert judge(measured(step_s=(1.0,), figures={"num_energy_updates": 50.0})).cautions == ()
+    text = judge(measured(step_s=(1.0,), figures={"energy_j": 200.0, "edge_error_j": 6.0, "energy_resolution_j": 4.0}))
+    assert text.cautions[0].text.endswith("its energy is known to ±5.00 %")
 
 
 def test_random_weights_may_be_worse_than_a_uniform_guess():
@@ -241,3 +241,13 @@ def test_steps_longer_than_their_window_betray_the_clock():
     good = measured()
     window = replace(good.windows[0], end_s=5.9)
     assert judge(replace(good, windows=(window,))).invalid_codes == ("bad_clock",)
+
+
+def test_a_card_that_was_seen_above_its_boost_clock_may_do_more_than_its_datasheet():
+    work, sheet = Work(model_flops=1.05e12), replace_sheet(boost_clock_hz=1.8e9)
+    assert judge(measured(work=work, clock_hz=a_series(1.8e9, 1.8e9)), sheet).outcome == "invalid"
+    assert judge(measured(work=work, clock_hz=a_series(1.8e9, 1.98e9)), sheet).outcome == "ok"
+
+
+def replace_sheet(**fields) -> Datasheet:
+    return dataclasses.replace(SHEET, **fields)

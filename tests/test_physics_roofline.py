@@ -45,7 +45,7 @@ def test_without_ceilings_nothing_is_attained():
 def test_a_working_set_below_four_caches_has_no_bandwidth_and_says_so():
     measurement = decode(Work(moved_bytes=4e9, working_set_bytes=3999))
     window = measurement.windows[0]
-    assert roofline.cache_reason(measurement, window).startswith("cache_resident: a step touches 3.91 KiB")
+    assert roofline.cache_reason(measurement, window).startswith("cache_resident: a step touches less than 4 times")
     assert roofline.attained(measurement, window) is None
 
 
@@ -59,3 +59,8 @@ def test_the_bound_is_the_ceiling_that_is_met_first():
     assert roofline.bound(Work(model_flops=5, moved_bytes=6), roof) == "memory"
     assert roofline.bound(Work(model_flops=6, moved_bytes=5), roof) == "compute"
     assert roofline.bound(Work(), roof) == ""
+
+
+def test_a_cached_step_that_its_arithmetic_binds_still_has_a_floor():
+    measurement = decode(Work(model_flops=1e12, moved_bytes=100, working_set_bytes=100))
+    assert roofline.attained(measurement, measurement.windows[0]) == 0.25

@@ -132,6 +132,8 @@ def test_a_name_cannot_end_the_data_and_arrives_whole():
     ]
     text = page(study_table("q", study), study)
     assert Reader(text).tags.count("script") == READ.tags.count("script")
+    raw = re.search(r'id="data">(.*?)</script>', text, re.S)[1]
+    assert not set("<>&") & set(raw)  # `<!--<script ` would keep the element open
     assert HOSTILE in {row["name"] for section in data_of(text)["sections"] for row in section["rows"]}
 
 

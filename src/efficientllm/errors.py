@@ -6,6 +6,7 @@
     │   ├── RecipeError          a recipe that cannot be read or makes no sense, with file and key
     │   ├── DataError            a corpus, tokenizer or text that cannot be used
     │   └── ResultsError         a results folder or file that cannot be read or written
+    ├── Interrupted          the user stopped it; what was measured is stored; exit code 130
     └── TrialEnd             a trial ends, for a reason that is itself a result
         ├── Unsupported          this combination, or this device, cannot do it
         └── Diverged             the loss became NaN or exploded
@@ -51,6 +52,10 @@ class DataError(UserError):
 
 class ResultsError(UserError):
     """A results folder or file that cannot be read or written."""
+
+
+class Interrupted(EfficientLLMError):
+    """The user stopped a run: what was measured until then is stored."""
 
 
 class TrialEnd(EfficientLLMError):

@@ -24,8 +24,7 @@ def at_floor(cell: Cell, records: list[Measurement]) -> bool:
     return worst is not None and bool(lines) and worst >= min(lines)
 
 
-def reason(cell: Cell, records: list[Measurement]) -> str:
+def reason(records: list[Measurement]) -> str:
     """Return why a row at the floor has no figure that rests on its quality."""
     line = min(record.figures[FLOOR_FIGURE] for record in records if FLOOR_FIGURE in record.figures)
-    value = significant(cell.value) if cell.value is not None else "?"
-    return f"at_floor: {value} bits/byte does not clear the {significant(line)} of token frequencies alone"
+    return f"at_floor: quality does not clear the {significant(line)} bits/byte of token frequencies alone"

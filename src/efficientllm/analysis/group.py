@@ -16,6 +16,9 @@ from efficientllm.units import count_text
 #: Windows that are no section of their own: they are read from within the others, or reported apart.
 _NOT_COMPARED = ("load", "idle", "quality", "curve")
 
+#: What a user calls a loop of his own is its technique, no condition.
+_LOOP_NAME = "name"
+
 Axes = tuple[tuple[str, str], ...]
 #: Name and coordinates of a window.
 Point = tuple[str, tuple[tuple[str, int], ...]]
@@ -112,7 +115,7 @@ def _key(record: Measurement) -> bytes:
 
 def _without(settings: dict[str, Any], axes: dict[str, str]) -> dict[str, Any]:
     """Take out what the axes set (`mixer`, `shape.num_kv_heads`) and the path of a user's file."""
-    left = {key: value for key, value in settings.items() if key not in axes}
+    left = {key: value for key, value in settings.items() if key not in (*axes, _LOOP_NAME)}
     for axis in axes:
         head, _, rest = axis.partition(".")
         if rest and isinstance(left.get(head), dict):

@@ -29,12 +29,12 @@ def study_table(
     """Make a study's table from its records.
 
     Sections stand in the order of the recipe's stages and of the windows' coordinates, one for each machine; in each
-    the baseline comes first, the others follow as they first appear, and what gave no figure stands at the bottom with
-    its reason.
+    the baseline comes first, the others follow in the order in which they were first started, and what gave no figure
+    stands at the bottom with its reason.
 
     Args:
         study: its name.
-        measurements: all records of the study, in any state, in the recipe's order.
+        measurements: all records of the study, in any state and order.
         title: one line for people.
         detail: whether the columns are all metrics, not the one of each kind that heads a table.
     """

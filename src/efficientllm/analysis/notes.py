@@ -78,6 +78,6 @@ def _device(device: DeviceInfo) -> str:
         parts.append(bytes_text(device.capacity_bytes))
     if device.power_cap_w:
         parts.append(f"cap {device.power_cap_w:.0f} W")
-    if device.driver:
+    if device.driver and device.kind != "cpu":
         parts.append(f"driver {device.driver}")
     return ", ".join(parts)

@@ -77,7 +77,7 @@ def _measured(
         records: list[Measurement] = [record for record, _ in seen[name]]
         quality = cells.get("bits_per_byte")
         if quality is not None and floor.at_floor(quality, records):
-            floored[name] = floor.reason(quality, records)
+            floored[name] = floor.reason(records)
             for entry in metrics:
                 if entry.group == "compression" and cells[entry.column.key].value is not None:
                     cells[entry.column.key] = Cell(absent=floored[name])

@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from efficientllm.records.measurement import Measurement
 from efficientllm.records.settings import CalibrateSettings
 
+#: Sorts records of trials that could not begin behind all others.
+_NEVER = "~"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
     """Records sorted out.
 
     Attributes:
-        records: one for each trial and machine, whatever its outcome, in the order of first appearance.
+        records: one for each trial and machine, whatever its outcome, in the order in which they were started.
         left_out: all others, and those of `records` that are not ok, each with its reason.
     """
 
@@ -34,7 +37,7 @@ def select(measurements: Sequence[Measurement]) -> Selection:
     Calibrations are no techniques and are passed over.
     """
     attempts: dict[tuple[str, str], list[Measurement]] = {}
-    for measurement in measurements:
+    for measurement in sorted(measurements, key=lambda m: m.started_at or _NEVER):
         if not isinstance(measurement.trial.settings, CalibrateSettings):
             key = (measurement.trial.id, measurement.environment.machine_id)
             attempts.setdefault(key, []).append(measurement)

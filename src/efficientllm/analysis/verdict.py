@@ -35,7 +35,7 @@ def sentences(table: StudyTable) -> tuple[str, ...]:
     chosen = _chosen(table.sections)
     codes = {caution.code: caution.text for caution in table.cautions}
     said = [f"Nothing is ranked: {codes['not_ranked']}."] if "not_ranked" in codes else []
-    said += [text for section in chosen if (text := _section_sentence(section))]
+    said += _comparisons(chosen) if "not_ranked" not in codes else []
     said += _overall(chosen, "implementation_bound" in codes)
     if "at_floor" in codes:
         said.append("Quality does not clear its floor for some rows (see at_floor): train on more tokens.")
@@ -58,6 +58,20 @@ def _chosen(sections: Sequence[Section]) -> list[Section]:
     return list(kinds.values())[:_MOST_SECTIONS]
 
 
+def _comparisons(sections: Sequence[Section]) -> list[str]:
+    """Return a sentence for each section, or a single one where there are too few repeats to compare anything."""
+    rounds = max((_rounds(section) for section in sections), default=0)
+    if 0 < rounds < FEWEST_ROUNDS:
+        times = "repeat" if rounds == 1 else "repeats"
+        return [f"{rounds} {times} cannot tell any difference: measure {FEWEST_ROUNDS} at least."]
+    return [text for section in sections if (text := _section_sentence(section))]
+
+
+def _rounds(section: Section) -> int:
+    """Return how many repeats the best measured cell of a section has."""
+    return max((len(cell.values) for row in section.rows for cell in row.cells.values()), default=0)
+
+
 def _section_sentence(section: Section) -> str:
     baseline = next((row for row in section.rows if row.baseline and row.cells), None)
     if baseline is None:
@@ -69,10 +83,7 @@ def _section_sentence(section: Section) -> str:
     place = capital(where(section.stage, section.window))
     if parts:
         return f"{place}, against {baseline.technique}: {'; '.join(parts[:3])}."
-    rounds = max((len(cell.values) for row in others for cell in row.cells.values()), default=0)
-    if rounds < FEWEST_ROUNDS:
-        times = "repeat" if rounds == 1 else "repeats"
-        return f"{place}: {rounds} {times} cannot tell any difference; {FEWEST_ROUNDS} is the least."
+    rounds = _rounds(section)
     names = ", ".join(row.technique for row in others)
     return f"{place}: {rounds} repeats cannot tell {names} from {baseline.technique}."
 
@@ -165,7 +176,7 @@ def _absences(sections: Sequence[Section]) -> list[str]:
     for group in GROUPS:
         cells = [cell for section in sections if (column := _column(section, group))
                  for row in section.rows if (cell := row.cells.get(column.key))]  # fmt: skip
-        if cells and all(cell.value is None for cell in cells):
+        if cells and all(cell.value is None for cell in cells) and not cells[0].absent.startswith("at_floor"):
             said[group] = cells[0].absent
     return [f"Not measured: {', '.join(f'{group} ({reason})' for group, reason in said.items())}."] if said else []
 

@@ -40,7 +40,7 @@ _GRACE_S = 5.0
 ProgressCall = Callable[[events.Progress], None]
 
 
-class Interrupted(Exception):
+class TrialInterrupted(Exception):
     """The user stopped the trial; what it had said until then is in `measurement`."""
 
     def __init__(self, measurement: Measurement) -> None:
@@ -63,7 +63,7 @@ def run_trial(run: Run, on_progress: ProgressCall = lambda _: None) -> Measureme
     """Run a trial in a process of its own and return what was seen; judging and storing are the caller's.
 
     Raises:
-        Interrupted: Ctrl-C; carries the measurement with outcome `interrupted`.
+        TrialInterrupted: Ctrl-C; carries the measurement with outcome `interrupted`.
     """
     with tempfile.TemporaryDirectory(prefix="efficientllm-") as scratch:
         folder = Path(scratch)
@@ -94,7 +94,7 @@ def _run_in(folder: Path, run: Run, on_progress: ProgressCall) -> Measurement:
     outcome, reason = _outcome(told, worker, interrupted, folder)
     measurement = _measurement(run, told, samples, start_s, last_s, outcome, reason, started_at, rest)
     if interrupted:
-        raise Interrupted(measurement)
+        raise TrialInterrupted(measurement)
     return measurement
 
 

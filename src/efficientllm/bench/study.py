@@ -14,7 +14,7 @@ from efficientllm.bench.digest import code_digest
 from efficientllm.bench.job import JobFile
 from efficientllm.bench.lock import study_lock
 from efficientllm.bench.probe import host_threads, probe_environment
-from efficientllm.bench.runner import Interrupted, Run, run_trial
+from efficientllm.bench.runner import Run, TrialInterrupted, run_trial
 from efficientllm.data.prepare import prepare
 from efficientllm.devices._contract import Device
 from efficientllm.devices.peaks import datasheet
@@ -149,7 +149,7 @@ class StudyRun:
         run = Run(job, self.device, environment, self._next_id(trial), self._ceilings)
         try:
             return judge(run_trial(run, self.watcher.progress), _datasheet(self.device))
-        except Interrupted as interrupted:
+        except TrialInterrupted as interrupted:
             self._end(interrupted.measurement, stored_before=False, write=True)
             raise KeyboardInterrupt from interrupted
 
@@ -189,7 +189,14 @@ class StudyRun:
 def _datasheet(device: Device) -> Datasheet | None:
     """Return what the maker promises of the device, in the form in which physics takes it."""
     peaks = datasheet(device.info().name)
-    return Datasheet(flop_per_s=peaks.flop_per_s, bytes_per_s=peaks.memory_bytes_per_s) if peaks else None
+    if peaks is None:
+        return None
+    return Datasheet(
+        flop_per_s=peaks.flop_per_s,
+        bytes_per_s=peaks.memory_bytes_per_s,
+        boost_clock_hz=peaks.boost_clock_hz,
+        capacity_bytes=device.info().capacity_bytes,
+    )
 
 
 def _distinct_models(plan: Plan) -> list[ModelSettings]:

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from efficientllm import __version__
-from efficientllm.errors import EfficientLLMError, UserError
+from efficientllm.errors import EfficientLLMError, Interrupted, UserError
 
 _USE = 2
 _INTERRUPTED = 130
@@ -53,10 +53,10 @@ def main() -> None:
         build_app()()
     except UserError as error:
         _last_words(f"error: {error}", _USE)
+    except Interrupted as stopped:
+        _last_words(str(stopped), _INTERRUPTED)
     except EfficientLLMError as error:
         _last_words(f"error: {error}", 1)
-    except KeyboardInterrupt:
-        _last_words("interrupted; what was measured is stored, and the same command goes on from here", _INTERRUPTED)
     except BrokenPipeError:  # the reader of our output has gone (`… | head`): nothing is wrong
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from efficientllm.cli.options import DEFAULT_RESULTS, AsJson, Results
+from efficientllm.errors import Interrupted
 
 if TYPE_CHECKING:
     from efficientllm.bench.study import StudyRun
@@ -42,7 +43,10 @@ def run(
             _put_aside(study_run, watcher)
         study_run.study.check_writable()
         study_run.study.keep_recipe(loaded.text.encode())
-        measurements = study_run.run()
+        try:
+            measurements = study_run.run()
+        except KeyboardInterrupt as error:
+            raise Interrupted("interrupted; what was measured is stored, the same command goes on from here") from error
     if not as_json:
         _print_results(loaded, study_run, results)
     if any(measurement.outcome in _FAILED for measurement in measurements):

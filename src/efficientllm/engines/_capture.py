@@ -18,7 +18,9 @@ class CapturedStep:
     on a number that the host knows.
     """
 
-    def __init__(self, step: Callable[[Tensor], Tensor], restore: Callable[[], None], batch: int, device: torch.device):
+    def __init__(
+        self, step: Callable[[Tensor], Tensor], restore: Callable[[], None], batch: int, device: torch.device
+    ) -> None:
         """Record the step.
 
         Args:

@@ -34,7 +34,7 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 class NativeEngine:
     """Serves a `Decoder`."""
 
-    def __init__(self, decoder: Decoder, settings: InferenceSettings, disk_bytes: int):
+    def __init__(self, decoder: Decoder, settings: InferenceSettings, disk_bytes: int) -> None:
         self._decoder = decoder.eval().requires_grad_(False)
         self._settings, self._disk_bytes = settings, disk_bytes
         self._on_cuda = decoder.device.type == "cuda"
@@ -83,7 +83,7 @@ class NativeEngine:
             run = self._run if state.length == 0 else self._decoder.run
             hidden_BTD = run(piece_BT, state=state)
             state.advance(piece_BT.shape[1])
-        return F.linear(hidden_BTD[:, -1], self._decoder.head_VD)
+        return F.linear(hidden_BTD[:, -1], self._decoder.head_weight)
 
     @torch.inference_mode()
     def decode(self, tokens_B: Tensor) -> Tensor:
@@ -145,7 +145,7 @@ class NativeEngine:
 
     def _one_token(self, tokens_B: Tensor, state: DecoderState) -> Tensor:
         hidden_BTD = self._decoder.run(tokens_B[:, None], state=state)
-        return F.linear(hidden_BTD[:, 0], self._decoder.head_VD)
+        return F.linear(hidden_BTD[:, 0], self._decoder.head_weight)
 
     def _capture(self, state: DecoderState) -> CapturedStep:
         length = state.length

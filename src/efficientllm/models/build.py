@@ -51,7 +51,9 @@ def assemble(
 
     The seed serves parameters that a user's own part draws in its constructor.
     """
-    mixer, position, mlp = (load_slot(kind, getattr(settings, kind)) for kind in _ENTRIES)
+    mixer: MixerEntry = load_slot("mixer", settings.mixer)
+    position: PositionEntry = load_slot("position", settings.position)
+    mlp: MlpEntry = load_slot("mlp", settings.mlp)
     with _construction(torch.device(device), dtype, seed):
         decoder = Decoder(
             shape,
@@ -76,7 +78,7 @@ def load_slot(kind: str, choice: Choice) -> Any:
             f"ENTRY of {choice.address()} is a {type(entry).__name__}, not a {_ENTRIES[kind].__name__}. "
             f"Choose it for another slot, or end the file with `ENTRY = {_ENTRIES[kind].__name__}(...)`."
         )
-    known = known_options(kind, entry.build)
+    known = known_options(kind, entry.build)  # type: ignore[attr-defined] # one of the three, which all build
     for key in choice.options:
         if key not in known:
             all_known = f"Known: {', '.join(known)}." if known else "It has no options."

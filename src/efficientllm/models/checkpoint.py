@@ -100,7 +100,8 @@ def load(folder: Path, device: str | torch.device = "cpu", dtype: torch.dtype = 
 def describe(folder: Path) -> tuple[ModelSettings, Shape]:
     """Return settings and shape of a saved model without reading its weights.
 
-    For a folder from elsewhere the slots are those of its family; fields about text have their defaults.
+    For a folder from elsewhere the slots are those of its family; fields about text have their defaults, also
+    `vocab_tokens`: the model's vocabulary stands in the shape.
     """
     try:
         if (folder / SIDECAR).exists():
@@ -113,7 +114,7 @@ def describe(folder: Path) -> tuple[ModelSettings, Shape]:
         raise UserError(f"{folder} cannot be read: {error}. Give the folder of a saved model.") from error
     shape = shape_of(config)
     fields = {name: value for name, value in asdict(shape).items() if name != "vocab_tokens"}
-    return ModelSettings(shape=fields, mixer=Choice(name="gqa"), vocab_tokens=shape.vocab_tokens), shape
+    return ModelSettings(shape=fields, mixer=Choice(name="gqa")), shape
 
 
 def family_of_decoder(decoder: Decoder) -> str | None:

@@ -32,11 +32,12 @@ def facts(decoder: Decoder, dtype_bytes: int, train_tokens: int) -> ModelFacts:
     """
     blocks = _blocks(decoder)
     total = num_parameters(decoder)
+    head = 0 if decoder.head is None else decoder.head.weight.numel()
     idle = sum(block.mlp.num_parameters() - block.mlp.num_active_parameters() for block in blocks)
     return ModelFacts(
         parameters_total=total,
         parameters_active=total - idle,
-        parameters_embedding=decoder.embed.weight.numel() + (0 if decoder.head is None else decoder.head.weight.numel()),
+        parameters_embedding=decoder.embed.weight.numel() + head,
         weight_bytes=stored_bytes(decoder),
         cache_bytes_per_token=cache_bytes_per_token(decoder, dtype_bytes),
         state_bytes=sum(block.mixer.state_bytes(dtype_bytes) for block in blocks),
@@ -56,7 +57,7 @@ def forward_flops(decoder: Decoder, new_tokens: int, context: int = 0, head_toke
     layers = sum(
         block.mixer.model_flops(new_tokens, context) + block.mlp.model_flops(new_tokens) for block in _blocks(decoder)
     )
-    head = 2.0 * decoder.head_VD.numel() * (new_tokens if head_tokens is None else head_tokens)
+    head = 2.0 * decoder.head_weight.numel() * (new_tokens if head_tokens is None else head_tokens)
     return layers + head
 
 
@@ -65,7 +66,7 @@ def reference_flops(decoder: Decoder, num_tokens: int) -> float:
     layers = sum(
         block.mixer.reference_flops(num_tokens) + block.mlp.reference_flops(num_tokens) for block in _blocks(decoder)
     )
-    return layers + 2.0 * decoder.head_VD.numel() * num_tokens
+    return layers + 2.0 * decoder.head_weight.numel() * num_tokens
 
 
 def cache_bytes_per_token(decoder: Decoder, dtype_bytes: int) -> float:

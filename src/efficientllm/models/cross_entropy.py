@@ -29,7 +29,9 @@ def mean_cross_entropy(
     chunk = chunk_tokens(head_VD.shape[0], logits_bytes)
     if hidden_ND.shape[0] <= chunk:
         return F.cross_entropy(F.linear(hidden_ND, head_VD).float(), targets_N, ignore_index=IGNORE)
-    loss: Tensor = _ChunkedCrossEntropy.apply(hidden_ND, head_VD, targets_N, chunk)
+    loss: Tensor = _ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
+        hidden_ND, head_VD, targets_N, chunk
+    )
     return loss
 
 
@@ -73,9 +75,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return grad_hidden_ND * scale.to(grad_hidden_ND.dtype), grad_head_VD * scale.to(grad_head_VD.dtype), None, None
 
 
-def _forward(
-    ctx: Any, hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor, chunk: int, dtype: torch.dtype
-) -> Tensor:
+def _forward(ctx: Any, hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor, chunk: int, dtype: torch.dtype) -> Tensor:
     counted = targets_N != IGNORE
     share = 1.0 / counted.sum().clamp(min=1)
     total = torch.zeros((), device=hidden_ND.device)

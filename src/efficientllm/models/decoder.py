@@ -28,7 +28,7 @@ from efficientllm.models.shape import Shape
 class Block(nn.Module):
     """One layer: the mixer, then the mlp, each on the normalised residual stream and added to it."""
 
-    def __init__(self, shape: Shape, mixer: Mixer, mlp: Mlp):
+    def __init__(self, shape: Shape, mixer: Mixer, mlp: Mlp) -> None:
         super().__init__()
         self.mixer_norm = RMSNorm(shape.width, shape.norm_eps)
         self.mixer = mixer
@@ -52,7 +52,7 @@ class DecoderState:
         next_1: position of the next token, one int64 on the device, so that a captured step finds it.
     """
 
-    def __init__(self, layers: list[State], device: torch.device):
+    def __init__(self, layers: list[State], device: torch.device) -> None:
         self.layers = layers
         self.next_1 = torch.zeros(1, dtype=torch.int64, device=device)
 
@@ -100,14 +100,14 @@ class Decoder(nn.Module):
         make_mixer: Callable[[], Mixer],
         make_position: Callable[[int], Position],
         make_mlp: Callable[[], Mlp],
-    ):
+    ) -> None:
         super().__init__()
         self.shape = shape
         self.embed = Embedding(shape.vocab_tokens, shape.width)
         self.blocks = nn.ModuleList(Block(shape, make_mixer(), make_mlp()) for _ in range(shape.num_layers))
         self.position = make_position(self.block(0).mixer.rotary_dim)
         self.norm = RMSNorm(shape.width, shape.norm_eps)
-        self.head = None if shape.tie_embeddings else Linear(shape.width, shape.vocab_tokens)
+        self.head = None if shape.tie_embeddings else Linear(shape.width, shape.vocab_tokens, makes_logits=True)
 
     def block(self, number: int) -> Block:
         """Return a layer."""
@@ -116,8 +116,8 @@ class Decoder(nn.Module):
         return block
 
     @property
-    def head_VD(self) -> Tensor:
-        """The head's matrix: the embedding's own where they are tied."""
+    def head_weight(self) -> Tensor:
+        """The head's matrix, VD: the embedding's own where they are tied."""
         return self.embed.weight if self.head is None else self.head.weight
 
     @property
@@ -149,7 +149,7 @@ class Decoder(nn.Module):
             last_only: whether the head sees the last token only.
         """
         hidden_BTD = self.hidden(tokens_BT, positions_BT, state, sequence_ids_BT)
-        return F.linear(hidden_BTD[:, -1:] if last_only else hidden_BTD, self.head_VD)
+        return F.linear(hidden_BTD[:, -1:] if last_only else hidden_BTD, self.head_weight)
 
     def hidden(
         self,
@@ -186,7 +186,7 @@ class Decoder(nn.Module):
     def loss(self, tokens_BT: Tensor, targets_BT: Tensor, sequence_ids_BT: Tensor | None = None) -> Tensor:
         """Return the mean loss in nats over the targets that are not -100, a float32 scalar with gradients."""
         hidden_BTD = self.hidden(tokens_BT, sequence_ids_BT=sequence_ids_BT)
-        return mean_cross_entropy(hidden_BTD.flatten(0, 1), self.head_VD, targets_BT.flatten())
+        return mean_cross_entropy(hidden_BTD.flatten(0, 1), self.head_weight, targets_BT.flatten())
 
     @torch.no_grad()
     def loss_sum(
@@ -194,7 +194,7 @@ class Decoder(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return the summed loss in nats (float64) and the number of targets that are not -100, for evaluation."""
         hidden_BTD = self.hidden(tokens_BT, sequence_ids_BT=sequence_ids_BT)
-        return sum_cross_entropy(hidden_BTD.flatten(0, 1), self.head_VD, targets_BT.flatten())
+        return sum_cross_entropy(hidden_BTD.flatten(0, 1), self.head_weight, targets_BT.flatten())
 
     def allocate(self, batch: int, max_tokens: int, dtype: torch.dtype | None = None) -> DecoderState:
         """Return an empty state with room for `max_tokens` tokens in each of `batch` sequences."""
@@ -206,9 +206,7 @@ class Decoder(nn.Module):
         """Add one token to each sequence and return the logits of the next, BV."""
         return self.forward(tokens_B[:, None], state=state)[:, 0]
 
-    def _positions(
-        self, tokens_BT: Tensor, state: DecoderState | None, sequence_ids_BT: Tensor | None
-    ) -> Tensor:
+    def _positions(self, tokens_BT: Tensor, state: DecoderState | None, sequence_ids_BT: Tensor | None) -> Tensor:
         new = tokens_BT.shape[1]
         if state is not None:
             # next_1 is counted on while the layers read their positions, hence never handed out itself

@@ -41,7 +41,7 @@ class EfficientLLMForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore
     main_input_name = "input_ids"
     _supports_cache_class = False
 
-    def __init__(self, config: EfficientLLMConfig, decoder: Decoder | None = None):
+    def __init__(self, config: EfficientLLMConfig, decoder: Decoder | None = None) -> None:
         super().__init__(config)
         if decoder is None:
             raise UserError("EfficientLLMForCausalLM is made by from_pretrained(FOLDER) only.")
@@ -66,7 +66,9 @@ class EfficientLLMForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore
         device = kwargs.get("device_map") or "cpu"
         if not isinstance(device, str | torch.device) or device == "auto":
             raise UserError(f"device_map {device!r} is not supported. Name one device, such as 'cuda:0'.")
-        return cls(config, checkpoint.load(folder, device, dtype)).eval()
+        model = cls(config, checkpoint.load(folder, device, dtype))
+        model.eval()
+        return model
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """Refuse: the sidecar with the model's settings is written by `models.checkpoint.save`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Iterator
 
@@ -28,8 +29,7 @@ def initialise(module: nn.Module, seed: int, num_layers: int) -> None:
     with torch.no_grad():
         for name, part in module.named_modules():
             if isinstance(part, Linear):
-                deviation = DEVIATION / (2 * num_layers) ** 0.5 if part.writes_residual else DEVIATION
-                _draw(part.weight, deviation, f"{name}.weight", seed)
+                _draw(part.weight, _deviation(part, num_layers), f"{name}.weight", seed)
                 if part.bias is not None:
                     part.bias.zero_()
             elif isinstance(part, Embedding):
@@ -42,7 +42,13 @@ def logit_deviation(width: int) -> float:
     >>> logit_deviation(256), logit_deviation(1024)
     (0.02, 0.01)
     """
-    return DEVIATION * min(1.0, (_REFERENCE_WIDTH / width) ** 0.5)
+    return DEVIATION * min(1.0, math.sqrt(_REFERENCE_WIDTH / width))
+
+
+def _deviation(layer: Linear, num_layers: int) -> float:
+    if layer.makes_logits:
+        return logit_deviation(layer.in_features)
+    return DEVIATION / math.sqrt(2 * num_layers) if layer.writes_residual else DEVIATION
 
 
 def _draw(weight: Tensor, deviation: float, name: str, seed: int) -> None:

@@ -11,11 +11,20 @@ class Linear(nn.Linear):
 
     Attributes:
         writes_residual: whether the result is added to the residual stream; its first weights are then smaller.
+        makes_logits: whether the result is logits; its first weights then shrink with the width.
     """
 
-    def __init__(self, in_features: int, out_features: int, *, bias: bool = False, writes_residual: bool = False):
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        bias: bool = False,
+        writes_residual: bool = False,
+        makes_logits: bool = False,
+    ) -> None:
         super().__init__(in_features, out_features, bias=bias)
-        self.writes_residual = writes_residual
+        self.writes_residual, self.makes_logits = writes_residual, makes_logits
 
     def reset_parameters(self) -> None:
         """Leave the weights empty."""
@@ -28,7 +37,7 @@ class Linear(nn.Linear):
 class Embedding(nn.Embedding):
     """A table of token vectors, empty until it is filled."""
 
-    def __init__(self, rows: int, width: int):
+    def __init__(self, rows: int, width: int) -> None:
         super().__init__(rows, width)
 
     def reset_parameters(self) -> None:

@@ -13,10 +13,10 @@ from torch.autograd.function import once_differentiable
 class RMSNorm(nn.Module):
     """Divide by the root mean square over the last axis, times a learned gain (arXiv:1910.07467).
 
-        y = x / sqrt(mean(x²) + eps) * weight
+    y = x / sqrt(mean(x²) + eps) * weight
     """
 
-    def __init__(self, width: int, eps: float):
+    def __init__(self, width: int, eps: float) -> None:
         super().__init__()
         self.eps = eps
         self._eps = torch.tensor(eps, dtype=torch.float32, device="cpu")  # a number would be made a tensor each time
@@ -26,7 +26,7 @@ class RMSNorm(nn.Module):
         """Return the normalised `x`, of the same shape and type."""
         if x.dtype == torch.float32 and x.device.type == "cpu" and not torch.compiler.is_compiling():
             if torch.is_grad_enabled():
-                normed: Tensor = _CpuRMSNorm.apply(x, self.weight, self._eps)
+                normed: Tensor = _CpuRMSNorm.apply(x, self.weight, self._eps)  # type: ignore[no-untyped-call]
                 return normed
             return x * _inverse_rms(x, self._eps) * self.weight
         return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)

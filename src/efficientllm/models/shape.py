@@ -1,6 +1,6 @@
 """The shape of a decoder: every count that its weights follow from. Needs no torch.
 
-    size by name (sizes.py)  +  overrides (the recipe's `shape`)  ->  checked  ->  Shape
+Size by name (sizes.py)  +  overrides (the recipe's `shape`)  ->  checked  ->  Shape
 """
 
 from __future__ import annotations
@@ -112,7 +112,8 @@ def make_shape(fields: Mapping[str, Scalar]) -> Shape:
         shape = msgspec.convert(dict(fields), Shape)
     except msgspec.ValidationError as error:
         what, _, key = str(error).partition(" - at `$.")
-        raise UserError(f"shape.{key.rstrip('`')} is {fields.get(key.rstrip('`'))!r}: {what}. Mend its value.") from error
+        key = key.rstrip("`")
+        raise UserError(f"shape.{key} is {fields.get(key)!r}: {what}. Mend its value.") from error
     if shape.head_dim == 0:
         _check_bounds(dataclasses.replace(shape, head_dim=2))
         if shape.width % shape.num_heads:

@@ -52,7 +52,8 @@ def energy_above_idle(measurement: Measurement, window: Window) -> list[Finding]
     A counter that stood still is caught without an idle power too: nothing runs on no energy.
     """
     energy_j, length_s = window.figures.get("energy_j"), window.end_s - window.begin_s
-    idle_w = (measurement.ceilings.idle_power_w if measurement.ceilings else None) or 0.0
+    calibrated_w = measurement.ceilings.idle_power_w if measurement.ceilings else None
+    idle_w = measurement.figures.get("idle_power_w", calibrated_w) or 0.0
     if energy_j is None or length_s <= 0:
         return []
     if energy_j > 0 and energy_j + _edge_error_j(window) >= _BELOW_IDLE * idle_w * length_s:
@@ -98,7 +99,8 @@ def _cap_w(measurement: Measurement, datasheet: Datasheet | None) -> float | Non
 
 
 def _edge_error_j(window: Window) -> float:
-    return window.figures.get("edge_error_j", 0.0)
+    """How far the window's energy may be off: at its edges and, where it is short, by the counter's largest step."""
+    return window.figures.get("edge_error_j", 0.0) + window.figures.get("energy_resolution_j", 0.0)
 
 
 def _joules(energy_j: float) -> str:

@@ -37,12 +37,14 @@ class Datasheet:
         bytes_per_s: memory bandwidth.
         capacity_bytes: memory.
         power_cap_w: power limit; the enforced limit in the record goes first.
+        boost_clock_hz: clock for which `flop_per_s` holds; a card that was seen to run above it may do more.
     """
 
     flop_per_s: Mapping[str, float] = field(default_factory=dict)
     bytes_per_s: float = 0.0
     capacity_bytes: float = 0.0
     power_cap_w: float | None = None
+    boost_clock_hz: float = 0.0
 
 
 def impossible(window: Window, code: str, text: str) -> list[Finding]:

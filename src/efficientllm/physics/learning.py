@@ -6,7 +6,7 @@ import math
 
 from efficientllm.physics.finding import Finding, impossible
 from efficientllm.records.measurement import Measurement
-from efficientllm.records.settings import CalibrateSettings, PretrainSettings
+from efficientllm.records.settings import ModelSettings, PretrainSettings
 from efficientllm.records.window import Window
 from efficientllm.units import significant
 
@@ -98,7 +98,7 @@ def _vocab_tokens(measurement: Measurement) -> int | None:
     settings = measurement.trial.settings
     if told is not None:
         return int(told)
-    if isinstance(settings, CalibrateSettings) or settings.tokenizer != "bpe":
+    if not isinstance(settings, ModelSettings) or settings.tokenizer != "bpe":
         return None
     return settings.vocab_tokens
 

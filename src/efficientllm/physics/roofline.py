@@ -61,22 +61,16 @@ def measured_roof(measurement: Measurement, window: Window) -> Roof:
 
     The bytes/s are left out (0) where the working set may stay in the cache.
     """
-    ceilings = measurement.ceilings
-    if ceilings is None:
-        return Roof()
-    many = num_devices(measurement)
-    bytes_per_s = ceilings.copy_bytes_per_s if window.name in ("train", "curve") else ceilings.read_bytes_per_s
-    return Roof(
-        flop_per_s=many * ceilings.matmul_peak_flop_per_s.get(dtype_of(measurement), 0.0),
-        bytes_per_s=0.0 if cache_reason(measurement, window) else many * bytes_per_s,
-    )
+    roof = _memory_roof(measurement, window)
+    return Roof(flop_per_s=roof.flop_per_s) if cache_reason(measurement, window) else roof
 
 
 def datasheet_roof(measurement: Measurement, window: Window, datasheet: Datasheet) -> Roof:
     """Return the datasheet's ceilings for a window; the bytes/s as in `measured_roof`."""
-    many = num_devices(measurement)
+    many, clock = num_devices(measurement), window.find("clock_hz")
+    above = max(clock.values) / datasheet.boost_clock_hz if clock and clock.values and datasheet.boost_clock_hz else 1.0
     return Roof(
-        flop_per_s=many * datasheet.flop_per_s.get(dtype_of(measurement), 0.0),
+        flop_per_s=max(1.0, above) * many * datasheet.flop_per_s.get(dtype_of(measurement), 0.0),
         bytes_per_s=0.0 if cache_reason(measurement, window) else many * datasheet.bytes_per_s,
     )
 
@@ -87,17 +81,35 @@ def cache_reason(measurement: Measurement, window: Window) -> str:
     cache_bytes = sum(device.last_level_cache_bytes for device in devices)
     if cache_bytes == 0:
         return "the device does not tell the size of its last-level cache"
-    working_set_bytes = window.work.working_set_bytes
-    if working_set_bytes >= CACHE_MULTIPLE * cache_bytes:
+    if window.work.working_set_bytes >= CACHE_MULTIPLE * cache_bytes:
         return ""
     return (
-        f"cache_resident: a step touches {bytes_text(working_set_bytes)}, less than {CACHE_MULTIPLE} times the "
-        f"last-level cache of {bytes_text(cache_bytes)}"
+        f"cache_resident: a step touches less than {CACHE_MULTIPLE} times the last-level cache of "
+        f"{bytes_text(cache_bytes)}"
     )
 
 
 def attained(measurement: Measurement, window: Window) -> float | None:
-    """Return the roofline time of the window's own work over its median step, or None without ceilings or steps."""
-    floor = floor_s(window.work, measured_roof(measurement, window))
-    values = steps_s(window)
-    return floor / statistics.median(values) if floor and values else None
+    """Return the roofline time of the window's own work over its median step.
+
+    None without ceilings or steps, and where moving the bytes would bind but a cache may have served them: then the
+    shortest possible time is not known.
+    """
+    values, roof = steps_s(window), _memory_roof(measurement, window)
+    floor = floor_s(window.work, roof)
+    if not values or floor is None:
+        return None
+    if bound(window.work, roof) == "memory" and cache_reason(measurement, window):
+        return None
+    return floor / statistics.median(values)
+
+
+def _memory_roof(measurement: Measurement, window: Window) -> Roof:
+    """Return the calibrated ceilings as if every byte came from memory."""
+    ceilings = measurement.ceilings
+    if ceilings is None:
+        return Roof()
+    many = num_devices(measurement)
+    bytes_per_s = ceilings.copy_bytes_per_s if window.name in ("train", "curve") else ceilings.read_bytes_per_s
+    flop_per_s = ceilings.matmul_peak_flop_per_s.get(dtype_of(measurement), 0.0)
+    return Roof(flop_per_s=many * flop_per_s, bytes_per_s=many * bytes_per_s)

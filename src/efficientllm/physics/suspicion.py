@@ -25,11 +25,10 @@ _THROTTLE_BITS = {0x4: "power cap", 0x8: "hardware", 0x20: "heat", 0x40: "heat",
 def long_enough(measurement: Measurement, window: Window) -> list[Finding]:
     """A window lasts 5 s, or 50 updates of the energy counter (`under_5s_window`)."""
     length_s = window.end_s - window.begin_s
-    counter = window.find("energy_j")
-    updates = len(set(counter.values)) - 1 if counter and counter.values else 0
-    if length_s >= _SHORT_S or updates >= _COUNTER_UPDATES:
+    if length_s >= _SHORT_S or window.figures.get("num_energy_updates", 0.0) >= _COUNTER_UPDATES:
         return []
-    error_j, energy_j = window.figures.get("edge_error_j"), window.figures.get("energy_j")
+    error_j = window.figures.get("edge_error_j", 0.0) + window.figures.get("energy_resolution_j", 0.0)
+    energy_j = window.figures.get("energy_j")
     error = f"; its energy is known to ±{percent_text(error_j / energy_j)}" if error_j and energy_j else ""
     return suspicious(window, "under_5s_window", f"only {seconds_text(length_s)} long{error}")
 
@@ -108,7 +107,7 @@ def alone(measurement: Measurement, window: Window) -> list[Finding]:
 
 
 def settled_at_start(measurement: Measurement) -> list[Finding]:
-    """Power and clocks had settled before the trial (`warm_start`)."""
+    """Power and clocks had settled before the trial (`warm_start`), where the phase `cool_down` was timed."""
     waited_s, most_s = measurement.phases_s.get("cool_down", 0.0), measurement.trial.protocol.cool_down_max_s
     if most_s <= 0 or waited_s < most_s:
         return []

@@ -1,6 +1,6 @@
 """A study as one self-contained page: no requests, light and dark, for screen, phone and paper.
 
-The charts are drawn by `page.js` from figures in the page itself. A plotting library would add 0.9 MB to every page,
+The charts are drawn by `charts.js` from figures in the page itself. A plotting library would add 0.9 MB to every page,
 4 s to every run and 100 MB to every installation (altair 6.3 with vl-convert 1.9, measured on 2 cores), and its charts
 follow neither the reader's theme nor the keyboard.
 """
@@ -21,12 +21,15 @@ from efficientllm.analysis.table import Section, StudyTable
 from efficientllm.analysis.words import where
 from efficientllm.records.measurement import Measurement
 from efficientllm.report import marks
+from efficientllm.report.claims import claim_views
 from efficientllm.report.curves import curves
 from efficientllm.report.marks import Footnotes
-from efficientllm.report.view import claim_views, section_views
+from efficientllm.report.view import section_views
 from efficientllm.units import significant
 
 _HERE = Path(__file__).parent
+#: In this order, in one scope.
+_SCRIPTS = ("draw.js", "charts.js", "page.js")
 #: Longest part before a colon that is set bold.
 _MOST_LEAD = 70
 #: The page names so many records; the results folder has all.
@@ -62,7 +65,7 @@ def page(table: StudyTable, measurements: Sequence[Measurement]) -> str:
         records=sorted(measurements, key=lambda m: m.started_at)[:_MOST_RECORDS],
         num_records=len(measurements),
         style=(_HERE / "page.css").read_text(encoding="utf-8"),
-        script=(_HERE / "page.js").read_text(encoding="utf-8"),
+        script="\n".join((_HERE / name).read_text(encoding="utf-8") for name in _SCRIPTS),
         data=_json({"sections": [_points(section) for section in full.sections], "curves": curves(measurements)}),
     )
 

@@ -20,16 +20,12 @@ from rich.text import Text
 from efficientllm.analysis.table import Cell, Column, Row, Section, StudyTable
 from efficientllm.report import marks
 from efficientllm.report.marks import Footnotes
+from efficientllm.report.printer import Printer
 from efficientllm.units import significant
 
 _STYLES = {"better": "green", "worse": "red", "equivalent": "cyan", "unresolved": "yellow"}
 _GAP = "  "
 _MOST_LEFT_OUT = 5
-#: For consoles that cannot write the signs.
-_ASCII = {
-    **dict(zip("▲▼≈◆·–×±µ•…", ("+", "-", "~", "*", ",", "-", "x", "+-", "u", "-", "..."), strict=True)),
-    **dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹", (f"[{digit}]" for digit in range(10)), strict=True)),
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -51,7 +47,7 @@ def print_table(table: StudyTable, console: Console) -> None:
         table: from `analysis.leaderboard.study_table`.
         console: its width decides how many columns stand beside each other.
     """
-    page = _Printer(console)
+    page = Printer(console)
     page.line(Text(table.study, style="bold").append(f"  {table.title}" if table.title else "", style="not bold"))
     for sentence in table.verdict:
         page.item(sentence)
@@ -64,7 +60,7 @@ def print_table(table: StudyTable, console: Console) -> None:
     _print_notes(table, page)
 
 
-def _print_notes(table: StudyTable, page: _Printer) -> None:
+def _print_notes(table: StudyTable, page: Printer) -> None:
     if any(row.cells for section in table.sections for row in section.rows):
         for text in marks.LEGEND:
             page.item(text, style="dim", bullet="")
@@ -79,34 +75,6 @@ def _print_notes(table: StudyTable, page: _Printer) -> None:
         page.item(f"left out: {text}", style="dim", bullet="")
     if len(table.left_out) > _MOST_LEFT_OUT:
         page.item(f"left out: {len(table.left_out) - _MOST_LEFT_OUT} more, on the page", style="dim", bullet="")
-
-
-class _Printer:
-    """Prints lines, in ASCII where the console knows no more."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._ascii = not console.encoding.lower().replace("-", "").startswith("utf")
-
-    def line(self, text: Text) -> None:
-        """Print one line as it is, never wrapped or cut."""
-        self._console.print(self._writable(text), soft_wrap=True, highlight=False)
-
-    def item(self, sentence: str, *, style: str = "", bullet: str = "•") -> None:
-        """Print a sentence, wrapped at the console's width, its further lines under its first word."""
-        head = self._writable(Text(f"{bullet} " if bullet else ""))
-        body = self._writable(Text(sentence, style=style))
-        for index, part in enumerate(body.wrap(self._console, max(20, self._console.width - len(head)))):
-            part.rstrip()
-            self.line((head if index == 0 else Text(" " * len(head))) + part)
-
-    def _writable(self, text: Text) -> Text:
-        if not self._ascii:
-            return text
-        plain = text.plain
-        for sign, instead in _ASCII.items():
-            plain = plain.replace(sign, instead)
-        return Text(plain.encode("ascii", "replace").decode("ascii"), style=text.style)
 
 
 def _blocks(sections: Sequence[Section], notes: Footnotes, console: Console) -> Iterator[Text]:
@@ -192,8 +160,7 @@ def _block(
 
 
 def _joined(name: Text, parts: Sequence[Text], chunk: Sequence[int], widths: Sequence[int], name_width: int) -> Text:
-    line = name.copy()
-    line.append(" " * (name_width - cell_len(name.plain)), style="not bold")
+    line = Text().append_text(name).append(" " * (name_width - cell_len(name.plain)))
     for index, part in zip(chunk, parts, strict=True):
         line.append(_GAP + " " * (widths[index] - cell_len(part.plain)))
         line.append_text(part)

@@ -27,6 +27,9 @@ def energy_net_per_token(measurement: Measurement, window: Window) -> float | Ab
         return idle_w
     if isinstance(values, Absent):
         return values
+    told = window.figures.get("energy_net_j")  # net of idle before and after the trial, where meters saw both
+    if told is not None and told > 0:
+        return told / (window.work.tokens * len(values))
     net = gross - idle_w * (window.end_s - window.begin_s) / (window.work.tokens * len(values))
     return net if net > 0 else Absent("the window took no more energy than idling: too short, or idle power has moved")
 

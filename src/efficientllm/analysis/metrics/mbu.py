@@ -22,7 +22,7 @@ def mbu(measurement: Measurement, window: Window) -> float | Absent:
     >>> mbu(*measured(work=work, step_s=(0.5, 0.5), ceilings=calibrated(bytes_per_s=4e9)))
     0.5
     >>> mbu(*measured(work=Work(moved_bytes=512, working_set_bytes=512), ceilings=calibrated(bytes_per_s=4e9))).reason
-    'cache_resident: a step touches 512 B, less than 4 times the last-level cache of 1.00 KiB'
+    'cache_resident: a step touches less than 4 times the last-level cache of 1.00 KiB'
     """
     bytes_per_s = per_second(measurement, window, window.work.moved_bytes, "moved bytes")
     if isinstance(bytes_per_s, Absent):

@@ -55,7 +55,7 @@ def attention(
         common = max(width, k_BKSH.shape[-1])
         q_BNTH, k_BKSH, v_BKSW = (F.pad(x, (0, common - x.shape[-1])) for x in (q_BNTH, k_BKSH, v_BKSW))
     plain = sequence_ids_BT is None and not 0 < window < num_seen and not positions.encoding.biases_scores
-    mask = None
+    mask: Tensor | None = None
     if plain and num_new < num_seen and on_cuda:
         mask = causal_lower_right(num_new, num_seen)
     elif not plain or num_new < num_seen:
@@ -88,7 +88,8 @@ def one_token_attention(
 
     Args:
         q_BNH: queries of the new token.
-        k_BKSH, v_BKSW: views of the cache.
+        k_BKSH: view of the cached keys.
+        v_BKSW: view of the cached values.
         positions: of the new token.
         scale: factor of the scores.
         window: how many tokens back are seen; 0 = all.
@@ -115,10 +116,13 @@ def _rows_contiguous(x_BKSW: Tensor) -> Tensor:
 
 
 def _scores(q_XGH: Tensor, k_XSH: Tensor) -> Tensor:
+    """Return the products of queries and keys; on a processor their order decides by how much memory is the limit."""
     k_XHS = k_XSH.transpose(1, 2)
-    if q_XGH.shape[1] == 2 and q_XGH.device.type == "cpu" and q_XGH.dtype == torch.float32:
-        # Two matrix-vector products read the keys twice and are still faster than one product with two rows.
-        return torch.cat((torch.bmm(q_XGH[:, :1], k_XHS), torch.bmm(q_XGH[:, 1:], k_XHS)), 1)
+    if q_XGH.device.type == "cpu":
+        if is_low_precision(q_XGH.dtype):
+            return torch.bmm(k_XSH, q_XGH.transpose(1, 2)).transpose(1, 2).contiguous()
+        if q_XGH.shape[1] == 2:  # two matrix-vector products are faster than one product with two rows
+            return torch.cat((torch.bmm(q_XGH[:, :1], k_XHS), torch.bmm(q_XGH[:, 1:], k_XHS)), 1)
     return torch.bmm(q_XGH, k_XHS)
 
 
@@ -154,9 +158,7 @@ def _one_token_bias(positions: Positions, seen: int, window: int, fixed: bool) -
     return positions.once(("one token", seen, window), make)
 
 
-def _mask(
-    positions: Positions, seen: int, window: int, sequence_ids_BT: Tensor | None, dtype: torch.dtype
-) -> Tensor:
+def _mask(positions: Positions, seen: int, window: int, sequence_ids_BT: Tensor | None, dtype: torch.dtype) -> Tensor:
     visible = _visible(positions, seen, window, sequence_ids_BT)
     past = seen - positions.index_BT.shape[1]
     keys_BS = positions.index_BT if not past else torch.arange(seen, device=visible.device)[None]

@@ -12,8 +12,8 @@ from efficientllm.models.position._contract import Positions
 class AttentionCache(State):
     """Vectors of each token, written once and read by every later token.
 
-    On a processor tokens lie along the last axis (BKWS): the products with one query row then stream through memory at
-    its full rate, more than twice as fast as in the usual order BKSW, which CUDA devices keep.
+    In float32 on a processor tokens lie along the last axis (BKWS): the products with one query row then stream through
+    memory at its full rate, more than twice as fast as in the usual order BKSW, which all else keeps.
 
     Attributes:
         parts: the tensors, one for each of `widths` (keys and values, or MLA's latent alone).
@@ -27,10 +27,10 @@ class AttentionCache(State):
         max_tokens: int,
         dtype: torch.dtype,
         device: torch.device,
-    ):
+    ) -> None:
         super().__init__(fixed_shapes=device.type == "cuda")
         self.max_tokens = max_tokens
-        self.tokens_last = device.type == "cpu"
+        self.tokens_last = device.type == "cpu" and dtype == torch.float32
         # Zeros, not empty: what is masked is still multiplied by 0, and 0 * NaN is NaN.
         self.parts = tuple(
             torch.zeros(

@@ -3,36 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from efficientllm.errors import EfficientLLMError, Unsupported
-from efficientllm.models.initial import initialise
-from efficientllm.models.mixers._contract import Mixer, MixerEntry, State
-from efficientllm.models.position._contract import Position, positions_of
-from efficientllm.models.position.rope import RotaryPosition
-from efficientllm.models.shape import Shape
-
-#: Small, with a bias, groups of two, and lengths that no block size divides.
-SHAPE = Shape(
-    num_layers=2,
-    width=48,
-    num_heads=4,
-    num_kv_heads=2,
-    mlp_width=64,
-    vocab_tokens=64,
-    head_dim=12,
-    qkv_bias=True,
+from efficientllm.models.mixers._contract import MixerEntry
+from efficientllm.models.mixers._probe import (
+    BATCH,
+    CPU,
+    LENGTHS,
+    SHAPE,
+    Slope,
+    apply,
+    apply_still,
+    empty_state,
+    held_bytes,
+    in_chunks,
+    make_mixer,
+    position_for,
+    reference,
+    same,
+    tokens,
 )
-LENGTHS = (1, 2, 13, 67)
-BATCH = 3
-CPU = torch.device("cpu")
-
-#: Largest difference in float32 that counts as the same, relative to the largest value.
-TOLERANCE = 2e-5
+from efficientllm.models.position._contract import Position, positions_of
 
 Check = Callable[[MixerEntry], None]
 
@@ -48,9 +42,9 @@ def check(entry: MixerEntry) -> list[tuple[str, str | None]]:
         try:
             function(entry)
         except (AssertionError, EfficientLLMError) as error:
-            results.append((name, str(error) or type(error).__name__))
+            results.append((name, (str(error) or type(error).__name__).partition("\n")[0]))
         except Exception as error:  # noqa: BLE001 - the file under test may raise anything, and hears of it
-            results.append((name, f"{type(error).__name__}: {error}"))
+            results.append((name, f"{type(error).__name__}: {error}".partition("\n")[0]))
         else:
             results.append((name, None))
     return results
@@ -58,78 +52,80 @@ def check(entry: MixerEntry) -> list[tuple[str, str | None]]:
 
 def causal(entry: MixerEntry) -> None:
     """A token's result does not change with what comes after it."""
-    mixer = _mixer(entry)
-    x, changed = _tokens(67), _tokens(67)
+    mixer = make_mixer(entry)
+    x, changed = tokens(67), tokens(67)
     changed[:, 40:] += 1.0
-    before, after = _apply(mixer, x), _apply(mixer, changed)
-    _same(after[:, :40], before[:, :40], "a token's result changes when a later token does")
+    before, after = apply_still(mixer, x), apply_still(mixer, changed)
+    same(after[:, :40], before[:, :40], "a token's result changes when a later token does")
     assert not torch.equal(after[:, 40:], before[:, 40:]), "a token's result does not depend on the token itself"
 
 
 def depends_on_the_past(entry: MixerEntry) -> None:
     """A token's result changes with a token before it; else nothing is mixed."""
-    mixer = _mixer(entry)
-    x, changed = _tokens(13), _tokens(13)
+    mixer = make_mixer(entry)
+    x, changed = tokens(13), tokens(13)
     changed[:, 3] += 1.0
-    assert not torch.equal(_apply(mixer, x)[:, -1], _apply(mixer, changed)[:, -1]), "the past has no influence"
+    assert not torch.equal(apply_still(mixer, x)[:, -1], apply_still(mixer, changed)[:, -1]), (
+        "the past has no influence"
+    )
 
 
 def decode(entry: MixerEntry) -> None:
     """Token by token gives the same as all at once, with and without fixed shapes, at odd lengths."""
-    mixer = _mixer(entry)
+    mixer = make_mixer(entry)
     for length in LENGTHS:
-        x = _tokens(length)
-        expected = _apply(mixer, x)
+        x = tokens(length)
+        expected = apply_still(mixer, x)
         for fixed in (False, True):
-            state = _state(mixer, length + 5, fixed)
-            got = _chunks(mixer, x, [1] * length, state)
-            _same(got, expected, f"{length} tokens one by one (fixed_shapes={fixed}) differ from all at once")
+            state = empty_state(mixer, length + 5, fixed=fixed)
+            got = in_chunks(mixer, x, [1] * length, state)
+            same(got, expected, f"{length} tokens one by one (fixed_shapes={fixed}) differ from all at once")
 
 
 def chunked(entry: MixerEntry) -> None:
     """A prompt in chunks, then single tokens, gives the same as all at once."""
-    mixer = _mixer(entry)
-    x = _tokens(67)
-    expected = _apply(mixer, x)
+    mixer = make_mixer(entry)
+    x = tokens(67)
+    expected = apply_still(mixer, x)
     for chunks in ([67], [33, 34], [1, 30, 35, 1], [7, 1, 1, 58]):
-        got = _chunks(mixer, x, chunks, _state(mixer, 70, fixed=False))
-        _same(got, expected, f"chunks of {chunks} tokens differ from all at once")
+        got = in_chunks(mixer, x, chunks, empty_state(mixer, 70, fixed=False))
+        same(got, expected, f"chunks of {chunks} tokens differ from all at once")
 
 
 def long_cache(entry: MixerEntry) -> None:
     """One token after a long context, with fixed shapes, sees all of it and nothing beyond."""
-    mixer = _mixer(entry)
-    x = _tokens(600)
-    expected = _apply(mixer, x)
-    state = _state(mixer, 1024, fixed=True)
-    got = _chunks(mixer, x, [598, 1, 1], state)
-    _same(got, expected, "single tokens after 598 others differ from all at once")
+    mixer = make_mixer(entry)
+    x = tokens(600)
+    expected = apply_still(mixer, x)
+    state = empty_state(mixer, 1024, fixed=True)
+    got = in_chunks(mixer, x, [598, 1, 1], state)
+    same(got, expected, "single tokens after 598 others differ from all at once")
 
 
 def rewind(entry: MixerEntry) -> None:
     """After a rewind the state is as it was at that length."""
-    mixer = _mixer(entry)
-    x = _tokens(20)
-    state = _state(mixer, 32, fixed=False)
-    first = _chunks(mixer, x, [13, 1, 1, 5], state)
+    mixer = make_mixer(entry)
+    x = tokens(20)
+    state = empty_state(mixer, 32, fixed=False)
+    first = in_chunks(mixer, x, [13, 1, 1, 5], state)
     state.rewind(13)
     assert state.length == 13, f"rewind(13) leaves a length of {state.length}"
-    again = _chunks(mixer, x[:, 13:], [1, 6], state, start=13)
-    _same(again, first[:, 13:], "tokens after a rewind differ from the first time")
+    again = in_chunks(mixer, x[:, 13:], [1, 6], state, start=13)
+    same(again, first[:, 13:], "tokens after a rewind differ from the first time")
     state.rewind(0)
-    _same(_chunks(mixer, x, [20], state), first, "tokens after a rewind to 0 differ from the first time")
+    same(in_chunks(mixer, x, [20], state), first, "tokens after a rewind to 0 differ from the first time")
 
 
 def cache_size(entry: MixerEntry) -> None:
     """The state holds exactly the bytes that the mixer says, for each number format."""
-    mixer = _mixer(entry)
+    mixer = make_mixer(entry)
     for dtype in (torch.float32, torch.bfloat16):
-        small, large = (mixer.allocate(BATCH, tokens, dtype, CPU) for tokens in (10, 30))
-        growth = (_held_bytes(large) - _held_bytes(small)) / (20 * BATCH)
+        small, large = (mixer.allocate(BATCH, room, dtype, CPU) for room in (10, 30))
+        growth = (held_bytes(large) - held_bytes(small)) / (20 * BATCH)
         said = mixer.cache_bytes_per_token(dtype.itemsize)
         assert growth == said, f"the state grows by {growth:g} bytes a token in {dtype}, the mixer says {said:g}"
         assert large.bytes_per_token() == said, f"the state says {large.bytes_per_token()} bytes a token, not {said:g}"
-        constant = _held_bytes(large) / BATCH - 30 * growth
+        constant = held_bytes(large) / BATCH - 30 * growth
         said = mixer.state_bytes(dtype.itemsize)
         assert constant == said, f"the state holds {constant:g} constant bytes in {dtype}, the mixer says {said}"
         assert large.state_bytes() == said, f"the state says {large.state_bytes()} constant bytes, not {said}"
@@ -137,10 +133,10 @@ def cache_size(entry: MixerEntry) -> None:
 
 def flops(entry: MixerEntry) -> None:
     """`reference_flops` is what torch counts on the reference, and `model_flops` is not above it."""
-    mixer = _mixer(entry)
+    mixer = make_mixer(entry)
     for length in (13, 67):
         with FlopCounterMode(display=False) as counter:
-            mixer.reference(_tokens(length)[:1], positions_of(_position(mixer), length))
+            mixer.reference(tokens(length)[:1], positions_of(position_for(mixer), length))
         counted, said = counter.get_total_flops(), mixer.reference_flops(length)
         assert abs(said - counted) <= 0.01 * counted, f"reference_flops says {said:g}, torch counts {counted}"
         needed = mixer.model_flops(length)
@@ -150,23 +146,23 @@ def flops(entry: MixerEntry) -> None:
 
 def parameters(entry: MixerEntry) -> None:
     """The mixer states the number of its parameters."""
-    mixer = _mixer(entry)
+    mixer = make_mixer(entry)
     held = sum(p.numel() for p in mixer.parameters())
     assert mixer.num_parameters() == held, f"num_parameters says {mixer.num_parameters()}, the mixer holds {held}"
 
 
 def trains(entry: MixerEntry) -> None:
     """A few steps lower the loss of a task that needs the past, and every parameter gets a gradient."""
-    mixer = _mixer(entry)
-    x = _tokens(13)
+    mixer = make_mixer(entry)
+    x = tokens(13)
     target = x.roll(1, 1)  # the token before
     target[:, 0] = 0.0
     optimizer = torch.optim.Adam(mixer.parameters(), lr=0.02)
     losses = []
     for _ in range(30):
-        loss = (_apply_grad(mixer, x) - target).square().mean()
+        loss = (apply(mixer, x) - target).square().mean()
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         for name, parameter in mixer.named_parameters():
             assert parameter.grad is not None and parameter.grad.abs().max() > 0, f"{name} gets no gradient"
         optimizer.step()
@@ -176,87 +172,78 @@ def trains(entry: MixerEntry) -> None:
 
 def odd_lengths(entry: MixerEntry) -> None:
     """Every length gives a result of the input's shape, without NaN, equal to the reference."""
-    mixer = _mixer(entry)
+    mixer = make_mixer(entry)
     for length in (*LENGTHS, 129):
-        x = _tokens(length)
-        got = _apply(mixer, x)
+        x = tokens(length)
+        got = apply_still(mixer, x)
         assert got.shape == x.shape, f"{length} tokens give {tuple(got.shape)}, not {tuple(x.shape)}"
-        _same(got, _reference(mixer, x), f"{length} tokens differ from the reference")
+        same(got, reference(mixer, x), f"{length} tokens differ from the reference")
 
 
 def fast_is_reference(entry: MixerEntry) -> None:
     """The fast path equals the plain reference in its result and in all gradients."""
-    mixer = _mixer(entry)
+    mixer = make_mixer(entry)
     pull = torch.randn(BATCH, 67, SHAPE.width, generator=torch.Generator().manual_seed(5))
     gradients = []
-    for path in (_apply_grad, _reference):
-        x = _tokens(67).requires_grad_()
+    for path in (apply, reference):
+        x = tokens(67).requires_grad_()
         mixer.zero_grad()
-        path(mixer, x).backward(pull)  # type: ignore[no-untyped-call]
+        path(mixer, x).backward(pull)
         named = {name: p.grad for name, p in mixer.named_parameters()}
         gradients.append({"the input": x.grad} | named)
     for name, expected in gradients[1].items():
         got = gradients[0][name]
         assert got is not None and expected is not None, f"{name} gets no gradient"
-        _same(got, expected, f"the gradient of {name} differs from the reference's")
+        same(got, expected, f"the gradient of {name} differs from the reference's")
 
 
 def packing(entry: MixerEntry) -> None:
     """Sequences packed into one row do not see each other."""
-    mixer = _mixer(entry)
-    x = _tokens(67)
+    mixer = make_mixer(entry)
+    x = tokens(67)
     lengths = (1, 30, 36)
     ids = torch.repeat_interleave(torch.tensor([4, 9, 2]), torch.tensor(lengths))[None].expand(BATCH, -1)
     places = torch.cat([torch.arange(length) for length in lengths])[None]
-    positions = _position(mixer).at(places, torch.float32)
-    alone = torch.cat([_apply(mixer, part) for part in x.split(lengths, 1)], 1)
+    positions = position_for(mixer).at(places, torch.float32)
+    alone = torch.cat([apply_still(mixer, part) for part in x.split(lengths, 1)], 1)
     with torch.no_grad():
-        _same(mixer(x, positions, None, ids), alone, "packed sequences differ from the same ones alone")
-        _same(mixer.reference(x, positions, ids), alone, "packed sequences differ in the reference")
+        same(mixer(x, positions, None, ids), alone, "packed sequences differ from the same ones alone")
+        same(mixer.reference(x, positions, ids), alone, "packed sequences differ in the reference")
 
 
 def sliding_window(entry: MixerEntry) -> None:
     """With `shape.sliding_window` a token sees that many tokens and no more, or the mixer refuses the shape."""
     try:
-        mixer = _mixer(entry, sliding_window=16)
+        mixer = make_mixer(entry, sliding_window=16)
     except Unsupported:
         return
-    x, changed = _tokens(67), _tokens(67)
+    x, changed = tokens(67), tokens(67)
     changed[:, 20] += 1.0
-    expected = _apply(mixer, x)
-    moved = (_apply(mixer, changed) - expected).abs().amax((0, 2)) > 0
+    expected = apply_still(mixer, x)
+    moved = (apply_still(mixer, changed) - expected).abs().amax((0, 2)) > 0
     assert moved[20:36].all() and not moved[36:].any(), "a token 20 is not seen by exactly the tokens 20 to 35"
     for fixed in (False, True):
-        got = _chunks(mixer, x, [30, 20, 1, 1, 15], _state(mixer, 80, fixed))
-        _same(got, expected, f"chunks within a window (fixed_shapes={fixed}) differ from all at once")
-    _same(expected, _reference(mixer, x), "the window differs from the reference's")
+        got = in_chunks(mixer, x, [30, 20, 1, 1, 15], empty_state(mixer, 80, fixed=fixed))
+        same(got, expected, f"chunks within a window (fixed_shapes={fixed}) differ from all at once")
+    same(expected, reference(mixer, x), "the window differs from the reference's")
 
 
 def score_bias(entry: MixerEntry) -> None:
     """A position encoding that biases scores is added in every path, or the mixer refuses it."""
-    mixer, encoding = _mixer(entry), _Slope()
+    mixer, encoding = make_mixer(entry), Slope()
     try:
         entry.supports(SHAPE, encoding)
     except Unsupported:
         return
-    x = _tokens(67)
+    x = tokens(67)
     with torch.no_grad():
         expected = mixer.reference(x, positions_of(encoding, 67))
-        _same(mixer(x, positions_of(encoding, 67)), expected, "the biased result differs from the reference")
+        same(mixer(x, positions_of(encoding, 67)), expected, "the biased result differs from the reference")
     plain = mixer.reference(x, positions_of(Position(), 67))
     assert (plain - expected).abs().max() > 1e-3, "the bias of the scores has no influence"
     for fixed in (False, True):
-        got = _chunks(mixer, x, [30, 20, 1, 1, 15], _state(mixer, 80, fixed), encoding=encoding)
-        _same(got, expected, f"biased chunks (fixed_shapes={fixed}) differ from all at once")
-
-
-class _Slope(Position):
-    """Scores fall with the distance."""
-
-    biases_scores = True
-
-    def score_bias(self, index_BT: Tensor, key_index_BS: Tensor) -> Tensor:
-        return -0.3 * (index_BT[:, None, :, None] - key_index_BS[:, None, None, :]).abs().float()
+        got = in_chunks(mixer, x, [30, 20, 1, 1, 15], empty_state(mixer, 80, fixed=fixed), encoding=encoding)
+        same(got, expected, f"biased chunks (fixed_shapes={fixed}) differ from all at once")
 
 
 #: What is checked -> the check.
@@ -277,87 +264,3 @@ CHECKS: dict[str, Check] = {
     "sliding window": sliding_window,
     "score bias": score_bias,
 }
-
-
-def _mixer(entry: MixerEntry, **changes: int) -> Mixer:
-    torch.manual_seed(0)
-    shape = replace(SHAPE, **changes)  # type: ignore[arg-type]
-    mixer = entry.build(shape)
-    entry.supports(shape, _position(mixer))
-    initialise(mixer, 0, num_layers=1)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in mixer.parameters():  # larger than first weights, and no bias at 0: faults must show
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.15)
-    return mixer
-
-
-def _position(mixer: Mixer) -> Position:
-    return RotaryPosition(SHAPE, mixer.rotary_dim) if mixer.rotary_dim else Position()
-
-
-def _tokens(length: int) -> Tensor:
-    return torch.randn(BATCH, length, SHAPE.width, generator=torch.Generator().manual_seed(length))
-
-
-def _apply_grad(mixer: Mixer, x: Tensor) -> Tensor:
-    out: Tensor = mixer(x, positions_of(_position(mixer), x.shape[1]))
-    return out
-
-
-def _apply(mixer: Mixer, x: Tensor) -> Tensor:
-    with torch.no_grad():
-        return _apply_grad(mixer, x)
-
-
-def _reference(mixer: Mixer, x: Tensor) -> Tensor:
-    return mixer.reference(x, positions_of(_position(mixer), x.shape[1]))
-
-
-def _state(mixer: Mixer, max_tokens: int, fixed: bool) -> State:
-    state = mixer.allocate(BATCH, max_tokens, torch.float32, CPU)
-    state.fixed_shapes = fixed
-    return state
-
-
-def _chunks(
-    mixer: Mixer, x: Tensor, lengths: list[int], state: State, start: int = 0, encoding: Position | None = None
-) -> Tensor:
-    encoding, results = encoding or _position(mixer), []
-    for part in x.split(lengths, 1):
-        index = torch.arange(start, start + part.shape[1])[None]
-        positions = encoding.at(index, torch.float32)
-        with torch.no_grad():
-            results.append(mixer(part, positions, state))
-        state.advance(part.shape[1])
-        start += part.shape[1]
-    return torch.cat(results, 1)
-
-
-def _held_bytes(state: State) -> int:
-    """Return the bytes of all float tensors that a state refers to, each storage once."""
-    found: dict[int, int] = {}
-    waiting, seen = [vars(state)], set()
-    while waiting:
-        item = waiting.pop()
-        if isinstance(item, Tensor) and item.is_floating_point():
-            found[item.untyped_storage().data_ptr()] = item.untyped_storage().nbytes()
-        elif id(item) not in seen:
-            seen.add(id(item))
-            waiting += _inside(item)
-    return sum(found.values())
-
-
-def _inside(item: object) -> list[object]:
-    if isinstance(item, dict):
-        return list(item.values())
-    if isinstance(item, list | tuple):
-        return list(item)
-    return list(vars(item).values()) if hasattr(item, "__dict__") and not isinstance(item, type) else []
-
-
-def _same(got: Tensor, expected: Tensor, otherwise: str) -> None:
-    assert got.shape == expected.shape, f"{otherwise}: shape {tuple(got.shape)}, not {tuple(expected.shape)}"
-    gap = (got - expected).abs().max().item()
-    limit = TOLERANCE * max(1.0, expected.abs().max().item())
-    assert gap <= limit, f"{otherwise}: by up to {gap:.2g} (limit {limit:.2g})"  # NaN fails too

@@ -21,7 +21,7 @@ class GroupedQueryAttention(Mixer):
     The three projections are one matrix, rows in the order q, k, v, so that a step makes one product of them.
     """
 
-    def __init__(self, shape: Shape):
+    def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.shape, self.rotary_dim = shape, shape.head_dim
         self.q_rows, self.kv_rows = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
@@ -108,7 +108,7 @@ class GroupedQueryAttention(Mixer):
         batch, new, _ = x_BTD.shape
         heads_BNTH = self.qkv(x_BTD).view(batch, new, -1, self.shape.head_dim).transpose(1, 2)
         counts = (self.shape.num_heads, self.shape.num_kv_heads, self.shape.num_kv_heads)
-        q_BNTH, k_BKTH, v_BKTH = heads_BNTH.split(counts, dim=1)
+        q_BNTH, k_BKTH, v_BKTH = heads_BNTH.split_with_sizes(counts, dim=1)
         if self.shape.qk_norm:
             q_BNTH, k_BKTH = self.q_norm(q_BNTH), self.k_norm(k_BKTH)
         q_BNTH, k_BKTH = positions.rotate(q_BNTH, k_BKTH)

@@ -34,7 +34,7 @@ class MultiHeadLatentAttention(Mixer):
         latent_rank: int | None = None,
         nope_dim: int | None = None,
         rope_dim: int | None = None,
-    ):
+    ) -> None:
         super().__init__()
         self.shape, self.num_heads, self.value_dim = shape, shape.num_heads, shape.head_dim
         self.latent_rank = _count("latent_rank", latent_rank, max(1, shape.width // 8))

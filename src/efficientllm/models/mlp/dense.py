@@ -14,7 +14,7 @@ from efficientllm.records.card import Card
 class GatedMlp(Mlp):
     """down(silu(gate(x)) * up(x)); gate and up are one matrix, in this order, so that a step makes one product."""
 
-    def __init__(self, shape: Shape):
+    def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.shape = shape
         self.gate_up = Linear(shape.width, 2 * shape.mlp_width)

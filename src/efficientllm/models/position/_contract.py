@@ -61,7 +61,7 @@ class Positions:
         index_BT: position of each token, on the device; one row if all rows are alike.
     """
 
-    index_BT: Tensor
+    index_BT: Tensor  # noqa: N815 - a shape suffix
     encoding: Position
     prepared: tuple[Tensor, ...] = ()
     _made: dict[Hashable, Tensor | None] = field(default_factory=dict)
@@ -83,7 +83,7 @@ class Positions:
 
 @dataclass(frozen=True)
 class PositionEntry:
-    """A position encoding's entry: `build(shape, rotary_dim, **options)`, where `rotary_dim` is what the mixer turns."""
+    """A position encoding's entry: `build(shape, rotary_dim, **options)`; the mixer turns `rotary_dim` of a head."""
 
     card: Card
     build: Callable[..., Position]

@@ -19,7 +19,7 @@ class RotaryPosition(Position):
 
     family = True
 
-    def __init__(self, shape: Shape, rotary_dim: int):
+    def __init__(self, shape: Shape, rotary_dim: int) -> None:
         super().__init__()
         self.shape, self.rotary_dim = shape, rotary_dim
         self.register_buffer("frequencies", inverse_frequencies(shape, rotary_dim), persistent=False)
@@ -38,7 +38,7 @@ class RotaryPosition(Position):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         """Move or cast the module, but never the frequencies' precision: in bfloat16 far positions would blur."""
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.frequencies = inverse_frequencies(self.shape, self.rotary_dim).to(self.frequencies.device)
         return self
 

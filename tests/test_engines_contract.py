@@ -1,0 +1,225 @@
+"""Every engine of the folder gives what plain teacher forcing in float32 gives, whatever way it takes there."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from efficientllm import catalog, registry
+from efficientllm.errors import Unsupported, UserError
+from efficientllm.models import checkpoint, costs
+from efficientllm.models.build import build_decoder
+from efficientllm.records.choice import Choice
+from efficientllm.records.settings import InferenceSettings
+
+ENGINES, MIXERS = catalog.names("engine"), catalog.names("mixer")
+DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+SHAPE = {"num_layers": 2, "width": 64, "num_heads": 4, "num_kv_heads": 2, "mlp_width": 96}
+VOCAB = 96
+
+
+def settings_for(mixer="gqa", **more):
+    return InferenceSettings(shape=SHAPE, mixer=Choice(name=mixer), sequence_tokens=32, **more)
+
+
+def open_engine(engine, device, folder=None, seed=0, **more):
+    settings = settings_for(engine=Choice(name=engine), **more)
+    entry = registry.load("engine", engine)
+    return entry.open(settings, folder=folder, vocab_tokens=VOCAB, seed=seed, device=device, threads=0)
+
+
+def tokens(rows, length):
+    return torch.randint(VOCAB, (rows, length), generator=torch.Generator().manual_seed(7))
+
+
+def saved(folder, mixer):
+    """Save a model whose weights are rough enough to show faults; return its logits by the plain reference."""
+    settings = settings_for(mixer)
+    decoder = build_decoder(settings, vocab_tokens=VOCAB, seed=0, device="cpu")
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in decoder.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    checkpoint.save(decoder, settings, folder)
+    for number in range(decoder.shape.num_layers):
+        layer = decoder.block(number).mixer
+        layer.forward = lambda x, positions, state, ids, layer=layer: layer.reference(x, positions, ids)
+    return decoder
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("mixer", MIXERS)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_prefill_and_decode_give_the_logits_of_teacher_forcing(engine, mixer, batch, device, tmp_path):
+    x = tokens(batch, 47)
+    reference = saved(tmp_path / "model", mixer)
+    with torch.no_grad():
+        expected = reference(x)
+    served = open_engine(engine, device, tmp_path / "model", mixer=mixer)
+    served.begin(batch, 47)
+    got = [served.prefill(x[:, :29]).cpu().clone(), served.prefill(x[:, 29:40]).cpu().clone()]
+    got += [served.decode(x[:, place].to(served.device)).cpu().clone() for place in range(40, 47)]
+    assert served.length == 47
+    wanted = [expected[:, place] for place in (28, *range(39, 47))]
+    for logits, reference_logits in zip(got, wanted, strict=True):
+        assert logits.shape == (batch, VOCAB)
+        torch.testing.assert_close(logits, reference_logits, atol=1e-4, rtol=1e-4)
+    served.close()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("mixer", MIXERS)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_long_prompt_in_bounded_pieces_gives_the_logits_of_one_piece(engine, mixer, device, tmp_path):
+    x = tokens(2, 1300)
+    reference = saved(tmp_path / "model", mixer)
+    with torch.no_grad():
+        expected = reference(x, last_only=True)[:, 0]
+    served = open_engine(engine, device, tmp_path / "model", mixer=mixer)
+    served.begin(2, 1301)
+    torch.testing.assert_close(served.prefill(x).cpu(), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_rewind_takes_decoding_back(engine, device):
+    served, x = open_engine(engine, device), tokens(2, 20)
+    served.begin(2, 40)
+    served.prefill(x[:, :15])
+    first = [served.decode(x[:, place]).clone() for place in (15, 16, 17)]
+    served.rewind(15)
+    assert served.length == 15
+    again = [served.decode(x[:, place]).clone() for place in (15, 16, 17)]
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    served.rewind(0)
+    served.prefill(x[:, :15])
+    torch.testing.assert_close(served.decode(x[:, 15]), first[0])
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_new_batch_owes_nothing_to_the_one_before(engine, device):
+    served, x = open_engine(engine, device), tokens(3, 20)
+    for batch, room in ((3, 20), (1, 64), (2, 20)):
+        served.begin(batch, room)
+        assert served.length == 0
+        served.prefill(x[:batch, :10])
+        served.decode(x[:batch, 10])
+    fresh = open_engine(engine, device)
+    fresh.begin(2, 20)
+    fresh.prefill(x[:2, :10])
+    fresh.decode(x[:2, 10])
+    torch.testing.assert_close(served.decode(x[:2, 11]), fresh.decode(x[:2, 11]))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("mixer", MIXERS)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_score_is_the_summed_cross_entropy_of_every_token_but_the_first(engine, mixer, device, tmp_path):
+    x = tokens(50, 32)
+    reference = saved(tmp_path / "model", mixer)
+    with torch.no_grad():
+        expected = F.cross_entropy(reference(x)[:, :-1].flatten(0, 1), x[:, 1:].flatten(), reduction="sum").item()
+    served = open_engine(engine, device, tmp_path / "model", mixer=mixer)
+    nats, count = served.score(x)
+    assert count == 50 * 31
+    assert nats == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_scoring_leaves_the_present_batch_alone(engine, device):
+    served, x = open_engine(engine, device), tokens(2, 20)
+    served.begin(2, 20)
+    served.prefill(x[:, :10])
+    first = served.decode(x[:, 10]).clone()
+    served.rewind(10)
+    served.score(x)
+    assert torch.equal(served.decode(x[:, 10]), first)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_greedy_generation_takes_the_likeliest_token_each_time(engine, device, tmp_path):
+    x = tokens(2, 9)
+    reference = saved(tmp_path / "model", "gqa")
+    sequence = x
+    for _ in range(8):
+        with torch.no_grad():
+            sequence = torch.cat([sequence, reference(sequence, last_only=True).argmax(-1)], 1)
+    served = open_engine(engine, device, tmp_path / "model")
+    assert served.generate(x, 8).tolist() == sequence[:, 9:].tolist()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_the_weights_are_held_in_the_format_asked_for_and_counted(engine, dtype, device, tmp_path):
+    saved(tmp_path / "model", "gqa")
+    served = open_engine(engine, device, tmp_path / "model", dtype=dtype)
+    facts, size = served.facts(), getattr(torch, dtype).itemsize
+    assert served.weight_bytes == facts.weight_bytes == size * facts.parameters_total
+    assert facts.cache_bytes_per_token == 2 * 2 * 2 * 16 * size
+    assert facts.disk_bytes == checkpoint.weight_file_bytes(tmp_path / "model") > 4 * facts.parameters_total
+    full = open_engine(engine, device, tmp_path / "model")
+    for one in (served, full):
+        one.begin(1, 12)
+        one.prefill(tokens(1, 11))
+    got, expected = (one.decode(tokens(1, 12)[:, 11]).float() for one in (served, full))
+    assert (got - expected).abs().max() < 0.1 * expected.abs().max()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_random_weights_come_from_the_seed(engine, device):
+    x = tokens(4, 30)
+    scores = [open_engine(engine, device, seed=seed).score(x)[0] for seed in (1, 1, 2)]
+    assert scores[0] == scores[1] != scores[2]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_work_is_that_of_the_model(engine):
+    served = open_engine(engine, "cpu")
+    decoder = build_decoder(settings_for(), vocab_tokens=VOCAB, seed=0, device="cpu")
+    assert served.decode_work(3, 100) == costs.decode_work(decoder, 3, 100)
+    assert served.prefill_work(2, 100) == costs.prefill_work(decoder, 2, 100)
+    assert served.facts() == costs.facts(decoder, 4, 32)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_running_out_of_room_stops_at_once(engine):
+    served = open_engine(engine, "cpu")
+    served.begin(1, 4)
+    served.prefill(tokens(1, 4))
+    with pytest.raises(AssertionError, match="room for 4"):
+        served.decode(tokens(1, 5)[:, 4])
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_wrong_settings_are_a_users_error(engine):
+    with pytest.raises(UserError, match="Did you mean 'bfloat16'"):
+        open_engine(engine, "cpu", dtype="bfloat61")
+    settings = settings_for(engine=Choice(name=engine, options={"graphs": True}))
+    with pytest.raises(UserError, match="unknown option 'graphs'"):
+        registry.load("engine", engine).open(settings, folder=None, vocab_tokens=VOCAB, seed=0, device="cpu", threads=0)
+
+
+@pytest.mark.parametrize("device", ["meta"] if torch.cuda.is_available() else ["meta", "cuda"])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_device_that_is_not_there_is_unsupported(engine, device):
+    with pytest.raises(Unsupported):
+        open_engine(engine, device)
+
+
+@pytest.mark.prove
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("mixer", MIXERS)
+def test_the_compiled_engine_gives_the_logits_of_teacher_forcing(mixer, device, tmp_path):
+    x = tokens(2, 40)
+    reference = saved(tmp_path / "model", mixer)
+    with torch.no_grad():
+        expected = reference(x)
+    served = open_engine("native", device, tmp_path / "model", mixer=mixer, compile=True)
+    served.begin(2, 48)
+    got = [served.prefill(x[:, :33]).clone()] + [served.decode(x[:, place]).clone() for place in range(33, 40)]
+    torch.testing.assert_close(torch.stack(got, 1).cpu(), expected[:, 32:], atol=1e-4, rtol=1e-4)
