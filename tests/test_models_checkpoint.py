@@ -149,6 +149,7 @@ def test_every_combination_is_rebuilt_exactly_from_its_sidecar(mixer, position, 
         expected, True
     )
     assert checkpoint.describe(tmp_path / "model") == (settings, decoder.shape)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
     assert checkpoint.weight_file_bytes(tmp_path / "model") >= costs.facts(decoder, 4, 8).weight_bytes
 
 

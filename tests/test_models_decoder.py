@@ -67,6 +67,19 @@ def test_packed_sequences_have_the_logits_of_the_same_ones_alone(mixer, position
         torch.testing.assert_close(packed[row : row + 1], alone, atol=2e-5, rtol=2e-5)
 
 
+def test_positions_follow_the_state_and_start_anew_in_each_packed_sequence():
+    decoder, x, seen = build(position="none"), tokens(2, 6), []
+    decoder.position.embed = lambda x_BTD, index_BT: (seen.append(index_BT.tolist()), x_BTD)[1]
+    state = decoder.allocate(2, 8)
+    with torch.no_grad():
+        decoder(x, state=state)
+        decoder.step(x[:, 0], state)
+        decoder(x, sequence_ids_BT=torch.tensor([[3, 3, 3, 1, 1, 2], [0, 0, 0, 0, 0, 0]]))
+        decoder(x, positions_BT=torch.tensor([[5, 6, 7, 8, 9, 10]]))
+    packed = [[0, 1, 2, 0, 1, 0], [0, 1, 2, 3, 4, 5]]
+    assert seen == [[[0, 1, 2, 3, 4, 5]], [[6]], packed, [[5, 6, 7, 8, 9, 10]]]
+
+
 @pytest.mark.parametrize("position", POSITIONS)
 def test_a_position_tells_order_apart_where_it_claims_to(position):
     decoder = roughen(build("mha", position))

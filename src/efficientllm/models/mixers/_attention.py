@@ -103,7 +103,11 @@ def one_token_attention(
     scores_XGS = _scores(q_XGH, k_XSH)
     bias = _one_token_bias(positions, k_BKSH.shape[2], window, fixed)
     if bias is not None:
-        scores_XGS = (scores_XGS.view(batch, num_heads, 1, -1) + bias).view(scores_XGS.shape)
+        # Not `view(BN1S) + bias`: torch's compiler takes that for another model's attention and rewrites it wrongly.
+        alike = bias.shape[:2] == (1, 1)
+        scores_XGS = scores_XGS + (
+            bias[0] if alike else bias.expand(batch, num_heads, -1, -1).reshape(scores_XGS.shape)
+        )
     if is_low_precision(v_XSW.dtype):
         weights_XGS = scores_XGS.softmax(-1, dtype=torch.float32).to(v_XSW.dtype)
     else:
