@@ -61,6 +61,7 @@ def chunk_tokens(vocab_tokens: int, logits_bytes: int = LOGITS_BYTES) -> int:
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor, chunk: int) -> Tensor:
+        """Return the mean loss; the gradients are taken here and kept for the backward pass."""
         device = hidden_ND.device.type
         autocast = torch.is_autocast_enabled(device)
         dtype = torch.get_autocast_dtype(device) if autocast else hidden_ND.dtype
@@ -70,6 +71,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        """Return the kept gradients, scaled by what comes from above."""
         grad_hidden_ND, grad_head_VD, share = ctx.saved_tensors
         scale = grad * share
         return grad_hidden_ND * scale.to(grad_hidden_ND.dtype), grad_head_VD * scale.to(grad_head_VD.dtype), None, None

@@ -42,6 +42,7 @@ class _CpuRMSNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: Tensor) -> Tensor:
+        """Return the normalised `x`; `eps` is a scalar tensor."""
         inverse = _inverse_rms(x, eps)
         ctx.save_for_backward(x, weight, inverse)
         return (x * inverse).mul_(weight)
@@ -49,6 +50,7 @@ class _CpuRMSNorm(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        """Return the gradients of `x` and of the gain."""
         x, weight, inverse = ctx.saved_tensors
         normed = x * inverse
         pull = (grad * normed).flatten(0, -2)

@@ -33,13 +33,14 @@ TOLERANCE = 2e-5
 
 
 class Slope(Position):
-    """A position encoding that lets scores fall with the distance."""
+    """A position encoding that lets scores fall with the distance, in each head at its own rate."""
 
     biases_scores = True
 
     def score_bias(self, index_BT: Tensor, key_index_BS: Tensor) -> Tensor:
-        """Return what is added to the scores, B1TS."""
-        return -0.3 * (index_BT[:, None, :, None] - key_index_BS[:, None, None, :]).abs().float()
+        """Return what is added to the scores, BNTS."""
+        rates_N11 = torch.linspace(0.1, 0.4, SHAPE.num_heads)[:, None, None]
+        return -rates_N11 * (index_BT[:, None, :, None] - key_index_BS[:, None, None, :]).abs()
 
 
 def make_mixer(entry: MixerEntry, **changes: int) -> Mixer:
