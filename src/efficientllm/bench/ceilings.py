@@ -22,7 +22,7 @@ STUDY = "calibration"
 
 #: A processor reaches its sustained rate sooner than a card under a power limit, and it has fewer formats.
 _SETTINGS = {
-    "cpu": CalibrateSettings(sustained_s=4.0),
+    "cpu": CalibrateSettings(sustained_s=2.0),
     "cuda": CalibrateSettings(dtypes=("float32", "bfloat16", "float16")),
 }
 #: For `protocol: smoke`, which ranks nothing: a second or two.
