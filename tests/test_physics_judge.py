@@ -251,3 +251,8 @@ def test_a_card_that_was_seen_above_its_boost_clock_may_do_more_than_its_datashe
 
 def replace_sheet(**fields) -> Datasheet:
     return dataclasses.replace(SHEET, **fields)
+
+
+def test_a_window_too_short_for_its_counter_is_not_told_that_power_disagrees():
+    figures = {"cross_check_ratio": -0.12, "energy_resolution_j": 40.0}
+    assert "energy_power_gap" not in {finding.code for finding in findings(measured(figures=figures))}

@@ -68,8 +68,18 @@ def test_a_setting_of_the_device_replaces_the_general_one():
 
 
 def test_words_of_the_command_line_change_keys_settings_axes_and_the_protocol():
-    recipe = load_recipe("quickstart", ["repeats=1", "mixer=[mla]", "tokens=4096", "protocol.max_window_s=9",
-                                        "baseline={}", "inference.dtype=bfloat16", "decode=[{batch: 2, tokens: 64}]"])
+    recipe = load_recipe(
+        "quickstart",
+        [
+            "repeats=1",
+            "mixer=[mla]",
+            "tokens=4096",
+            "protocol.max_window_s=9",
+            "baseline={}",
+            "inference.dtype=bfloat16",
+            "decode=[{batch: 2, tokens: 64}]",
+        ],
+    )
     train, infer = expand(recipe, "cpu").trials
     assert (train.settings.mixer.name, train.settings.tokens, train.protocol.max_window_s) == ("mla", 4096, 9)
     assert (infer.settings.dtype, infer.settings.decode) == ("bfloat16", (Grid(batch=2, tokens=64),))
@@ -106,7 +116,11 @@ def test_a_users_own_file_is_known_by_its_hash_not_its_path(tmp_path, monkeypatc
         ("a: [1", [], r"x.yaml: line 1 is not YAML"),
         ("a: 1\na: 2", [], r"x.yaml: line 2 is not YAML: found duplicate key"),
         ("- a", [], r"x.yaml: expected keys and values"),
-        ("workload: pretrian", [], r"unknown workload 'pretrian' in x.yaml: stages\[0\].workload. Did you mean 'pretrain'"),
+        (
+            "workload: pretrian",
+            [],
+            r"unknown workload 'pretrian' in x.yaml: stages\[0\].workload. Did you mean 'pretrain'",
+        ),
         ("tokens: 5", [], r"stages\[0\].workload: missing"),
         (PRETRAIN + "tokenz: 3", [], r"x.yaml: stages.pretrain.tokenz: unknown key. Did you mean 'tokens'\?"),
         (PRETRAIN + "tokens: -3", [], r"x.yaml: stages.pretrain.tokens: expected `int` >= 1; the value is -3"),

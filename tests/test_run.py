@@ -163,7 +163,9 @@ def test_show_report_query_and_list_answer_from_what_is_stored(finished):
     assert "| mha" in run("report", "mini", "--format", "markdown", cwd=folder).stdout
     asked = run("query", "select count(*) as n from measurements", "--study", "mini", "--json", cwd=folder)
     assert json.loads(asked.stdout) == [{"n": 4}], asked.stderr
-    metrics = run("query", "select * from metrics where name = 'bits_per_byte'", "--study", "mini", "--json", cwd=folder)
+    metrics = run(
+        "query", "select * from metrics where name = 'bits_per_byte'", "--study", "mini", "--json", cwd=folder
+    )
     assert len(json.loads(metrics.stdout)) >= 4, metrics.stderr
 
 
@@ -311,13 +313,13 @@ def test_a_broken_mixer_fails_the_check(tmp_path):
     assert "✗" in checked.stdout
 
 
-PEEKS = '''
+PEEKS = """
 def Peeks(shape):
     mixer = GQA.build(shape)
     forward = mixer.forward
     mixer.forward = lambda x_BTD, *a, **k: forward(x_BTD, *a, **k) + x_BTD.mean(1, keepdim=True)  # sees the future
     return mixer
-'''
+"""
 
 
 @pytest.mark.parametrize(
