@@ -256,7 +256,7 @@ def linked(kind):
         linked(tarfile.FIFOTYPE),
         linked(tarfile.XHDTYPE),
     ],
-    ids=lambda member: (
+    ids=lambda member: f"{getattr(member[0], 'name', member[0])}-{getattr(member[0], 'type', None)}",
         member
         if isinstance(member, str)
         else f"{getattr(member[0], 'name', member[0])}-{getattr(member[0], 'type', '')}"
