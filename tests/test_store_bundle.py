@@ -257,10 +257,6 @@ def linked(kind):
         linked(tarfile.XHDTYPE),
     ],
     ids=lambda member: f"{getattr(member[0], 'name', member[0])}-{getattr(member[0], 'type', None)}",
-        member
-        if isinstance(member, str)
-        else f"{getattr(member[0], 'name', member[0])}-{getattr(member[0], 'type', '')}"
-    ),
 )
 def test_a_hostile_member_ends_the_reading_and_nothing_is_written(tmp_path, member):
     bad = tmp_path / "bad"
