@@ -12,7 +12,7 @@ class Protocol(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """The measuring protocol's settings.
 
     Attributes:
-        name: `standard`, or `smoke` (seconds a trial, for coverage; never ranked), or `inline` (a user's own loop).
+        name: `standard`, or `smoke` (seconds a trial, for coverage; never ranked).
         min_window_s, max_window_s: bounds of an adaptive window.
         target_half_width: a window ends when the relative half-width of the interval of its median step is below.
         warmup_steps: the fewest steps before a window; warm-up goes on until step time is steady.
@@ -47,6 +47,3 @@ PROTOCOLS = {
         sample_interval_s=0.02,
     ),
 }
-
-#: A user's own loop: its length is the user's, and nothing waits before it. No recipe can name it.
-INLINE = Protocol(name="inline", cool_down_max_s=0.0, idle_s=0.0)

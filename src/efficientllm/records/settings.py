@@ -113,26 +113,7 @@ class CalibrateSettings(
     sustained_s: Positive = 10.0
 
 
-class InlineSettings(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="workload", tag="inline"
-):
-    """A loop of a user's own, measured by `efficientllm.measure`; no recipe can ask for it.
-
-    Attributes:
-        name: what the loop is called: the technique in the table.
-        tokens, samples, flops, moved_bytes: what one step does, as the user counts it; 0 where it is not told.
-        dtype: number format of the arithmetic, for the ceiling that applies.
-    """
-
-    name: str = "loop"
-    tokens: Annotated[int, msgspec.Meta(ge=0)] = 0
-    samples: Annotated[int, msgspec.Meta(ge=0)] = 0
-    flops: Annotated[float, msgspec.Meta(ge=0)] = 0.0
-    moved_bytes: Annotated[float, msgspec.Meta(ge=0)] = 0.0
-    dtype: Dtype = "float32"
-
-
-Settings = PretrainSettings | InferenceSettings | CalibrateSettings | InlineSettings
+Settings = PretrainSettings | InferenceSettings | CalibrateSettings
 
 #: workload -> its settings.
 SETTINGS: dict[str, type[Settings]] = {
