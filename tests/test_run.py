@@ -224,7 +224,9 @@ def test_a_killed_run_goes_on_and_has_each_trial_exactly_once(tmp_path, corpus):
 
 def test_ctrl_c_keeps_the_rest_and_stores_the_trial_as_interrupted(tmp_path):
     write_recipe(tmp_path, "stdlib", tokens=8_000_000)
-    child = subprocess.Popen(command("run", "mini.yaml", "--json"), cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        command("run", "mini.yaml", "--json"), cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=hear_ctrl_c
+    )
     try:
         wait_for_worker(child)
         child.send_signal(signal.SIGINT)
@@ -236,6 +238,11 @@ def test_ctrl_c_keeps_the_rest_and_stores_the_trial_as_interrupted(tmp_path):
     (measurement,) = stored(tmp_path)
     assert measurement.outcome == "interrupted"
     assert measurement.find("curve").find("loss").values
+
+
+def hear_ctrl_c():
+    """Undo that a shell lets its background jobs ignore Ctrl-C, which these tests may be."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def wait_for_worker(child):
