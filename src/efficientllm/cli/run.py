@@ -87,14 +87,16 @@ def _print_plan_table(recipe: Recipe, plan: Plan, missing: set[str]) -> None:
     from rich.table import Table
 
     table = Table(title=f"{recipe.name}: {len(plan.trials)} trials, {len(missing)} to measure", title_justify="left")
-    for heading in ("", "trial", "stage", "technique", "repeat", "seed", "takes"):
-        table.add_column(heading, justify="right" if heading in ("", "repeat", "seed") else "left")
-    for index, trial in enumerate(plan.trials, 1):
-        state = "" if trial.id in missing else " (stored)"
+    for heading in ("", "trial", "stage", "technique", "repeat", "seed", "from", "stored"):
+        right = heading in ("", "repeat", "seed", "from")
+        table.add_column(heading, justify="right" if right else "left", no_wrap=heading == "trial")
+    numbers = {trial.id: str(number) for number, trial in enumerate(plan.trials, 1)}
+    for trial in plan.trials:
         label = trial.technique() + (" (baseline)" if trial.baseline else "")
-        table.add_row(
-            str(index), trial.id + state, trial.stage, label, str(trial.repeat), str(trial.seed), trial.parent or "–"
-        )
+        stored = "" if trial.id in missing else "yes"
+        source = numbers.get(trial.parent, "")
+        repeat, seed = str(trial.repeat), str(trial.seed)
+        table.add_row(numbers[trial.id], trial.id, trial.stage, label, repeat, seed, source, stored)
     console = Console()
     console.print(table)
     for skip in plan.skipped:
