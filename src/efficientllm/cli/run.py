@@ -87,16 +87,15 @@ def _print_plan_table(recipe: Recipe, plan: Plan, missing: set[str]) -> None:
     from rich.table import Table
 
     table = Table(title=f"{recipe.name}: {len(plan.trials)} trials, {len(missing)} to measure", title_justify="left")
-    for heading in ("", "trial", "stage", "technique", "repeat", "seed", "from", "stored"):
-        right = heading in ("", "repeat", "seed", "from")
+    for heading in ("", "trial", "stage", "technique", "repeat", "from", "stored"):
+        right = heading in ("", "repeat", "from")
         table.add_column(heading, justify="right" if right else "left", no_wrap=heading == "trial")
     numbers = {trial.id: str(number) for number, trial in enumerate(plan.trials, 1)}
     for trial in plan.trials:
         label = trial.technique() + (" (baseline)" if trial.baseline else "")
         stored = "" if trial.id in missing else "yes"
         source = numbers.get(trial.parent, "")
-        repeat, seed = str(trial.repeat), str(trial.seed)
-        table.add_row(numbers[trial.id], trial.id, trial.stage, label, repeat, seed, source, stored)
+        table.add_row(numbers[trial.id], trial.id, trial.stage, label, str(trial.repeat), source, stored)
     console = Console()
     console.print(table)
     for skip in plan.skipped:
