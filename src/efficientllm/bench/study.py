@@ -82,8 +82,7 @@ class StudyRun:
         self.study.check_writable()
         with study_lock(self.study.path):
             self._prepare()
-            for trial in self.plan.trials:
-                self._environments[trial.id] = self._environment(trial)
+            self._find_environments()
             for index, trial in enumerate(self.plan.trials):
                 self.watcher.trial(index, len(self.plan.trials), trial)
                 self._one(trial)
@@ -91,8 +90,7 @@ class StudyRun:
 
     def missing(self) -> list[Trial]:
         """Return the trials that are not stored for this environment yet."""
-        for trial in self.plan.trials:
-            self._environments[trial.id] = self._environment(trial)
+        self._find_environments()
         return [trial for trial in self.plan.trials if self._stored(trial) is None]
 
     def _prepare(self) -> None:
@@ -172,6 +170,11 @@ class StudyRun:
     def _next_id(self, trial: Trial) -> str:
         environment = self._environments[trial.id]
         return f"{trial.id}-{environment.id}-{self.study.next_attempt(trial.id, environment.id)}"
+
+    def _find_environments(self) -> None:
+        """Find each trial's environment, parents before those that take their artifacts, as the plan lists them."""
+        for trial in self.plan.trials:
+            self._environments[trial.id] = self._environment(trial)
 
     def _environment(self, trial: Trial) -> Environment:
         parent = self._environments.get(trial.parent)

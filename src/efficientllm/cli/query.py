@@ -22,7 +22,7 @@ def query(
     from efficientllm.store.index import Index
 
     read_study(results, study)
-    columns, rows = Index(Study(results, study), all_metrics).query(sql)
+    columns, rows = Index(Study(results, study), all_metrics, _metrics_version()).query(sql)
     if as_json:
         import msgspec
 
@@ -35,6 +35,17 @@ def query(
     for row in rows:
         table.add_row(*("" if value is None else str(value) for value in row))
     Console().print(table)
+
+
+def _metrics_version() -> str:
+    """Return a hash of the code that the metrics are made of: when it changes, the index is built anew."""
+    import hashlib
+
+    from efficientllm.catalog import PACKAGE
+    from efficientllm.registry import file_sha256
+
+    hashes = [file_sha256(path) for room in ("analysis", "physics") for path in sorted((PACKAGE / room).rglob("*.py"))]
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()[:16]
 
 
 ENTRY = query
