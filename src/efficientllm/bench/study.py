@@ -9,19 +9,22 @@ from typing import Protocol
 
 import msgspec
 
-from efficientllm.bench.ceilings import calibrate, ceilings_of
+from efficientllm.bench.ceilings import PATIENCE_S, calibrate, ceilings_of
 from efficientllm.bench.digest import code_digest
 from efficientllm.bench.job import JobFile
+from efficientllm.bench.judging import judged
 from efficientllm.bench.lock import study_lock
 from efficientllm.bench.probe import host_threads, probe_environment
 from efficientllm.bench.runner import Run, TrialInterrupted, run_trial
+from efficientllm.bench.storing import store
 from efficientllm.data.prepare import prepare
 from efficientllm.devices._contract import Device
-from efficientllm.devices.peaks import datasheet
+from efficientllm.devices.choose import open_device
+from efficientllm.errors import DeviceBusy
+from efficientllm.meters.external import read_meter
 from efficientllm.models.shape import resolve_shape
-from efficientllm.physics.finding import Datasheet
-from efficientllm.physics.judge import judge
-from efficientllm.recipes.expand import Plan
+from efficientllm.recipes.expand import Plan, expand
+from efficientllm.recipes.recipe import Recipe
 from efficientllm.records.environment import Environment
 from efficientllm.records.events import Progress
 from efficientllm.records.measurement import Ceilings, Measurement
@@ -55,6 +58,8 @@ class StudyRun:
     """One call of `run`: the plan, where its results go, and who watches.
 
     Attributes:
+        patience_s: how long a calibration waits for others to leave the device.
+        external: a wall or BMC meter's file, to bound the systematic error of energy.
         measurements: of all trials of the plan, in its order, as far as the run came.
     """
 
@@ -63,6 +68,8 @@ class StudyRun:
     results: Path
     device: Device
     watcher: Watcher
+    external: Path | None = None
+    patience_s: float = PATIENCE_S
     measurements: list[Measurement] = field(default_factory=list)
     _environments: dict[str, Environment] = field(default_factory=dict)
     _ceilings: Ceilings | None = None
@@ -95,6 +102,8 @@ class StudyRun:
 
     def _prepare(self) -> None:
         """Do what concerns all trials, so that bad input stops the run before anything is measured."""
+        if self.external is not None:
+            read_meter(self.external)
         for settings in _distinct_models(self.plan):
             self.watcher.note(f"text: {settings.corpus.label()}")
             budget = settings.tokens if isinstance(settings, PretrainSettings) else None
@@ -102,8 +111,19 @@ class StudyRun:
             resolve_shape(settings, prepared.tokenizer.vocab_tokens)
         self.watcher.note("calibration of this device")
         protocol = self.plan.trials[0].protocol.name
-        calibration = calibrate(self.results, self.device, self.threads, self.watcher.progress, protocol=protocol)
-        self._ceilings = ceilings_of(calibration)
+        try:
+            calibration = calibrate(
+                self.results,
+                self.device,
+                self.threads,
+                self.watcher.progress,
+                protocol=protocol,
+                patience_s=self.patience_s,
+            )
+        except DeviceBusy as busy:  # the study goes on: MFU and MBU will be absent with this reason
+            self.watcher.note(str(busy))
+        else:
+            self._ceilings = ceilings_of(calibration)
 
     @property
     def cache(self) -> Path:
@@ -120,7 +140,7 @@ class StudyRun:
 
     def _end(self, measurement: Measurement, *, stored_before: bool, write: bool = False) -> None:
         if write:
-            self.study.write(measurement)
+            measurement = store(self.study, measurement)
         self.measurements.append(measurement)
         self.watcher.ended(measurement, stored_before=stored_before)
 
@@ -144,9 +164,9 @@ class StudyRun:
             artifact=str(self._artifact(trial)) if taken else "",
             parent_artifact=str(self._artifact(parent)) if parent else "",
         )
-        run = Run(job, self.device, environment, self._next_id(trial), self._ceilings)
+        run = Run(job, self.device, environment, self._next_id(trial), self._ceilings, self.external)
         try:
-            return judge(run_trial(run, self.watcher.progress), _datasheet(self.device))
+            return judged(run_trial(run, self.watcher.progress), self.device)
         except TrialInterrupted as interrupted:
             self._end(interrupted.measurement, stored_before=False, write=True)
             raise KeyboardInterrupt from interrupted
@@ -189,17 +209,15 @@ class StudyRun:
         return self.study.artifact_folder(f"{trial.id}-{self._environments[trial.id].id}")
 
 
-def _datasheet(device: Device) -> Datasheet | None:
-    """Return what the maker promises of the device, in the form in which physics takes it."""
-    peaks = datasheet(device.info().name)
-    if peaks is None:
-        return None
-    return Datasheet(
-        flop_per_s=peaks.flop_per_s,
-        bytes_per_s=peaks.memory_bytes_per_s,
-        boost_clock_hz=peaks.boost_clock_hz,
-        capacity_bytes=device.info().capacity_bytes,
-    )
+def open_run(recipe: Recipe, results: Path, watcher: Watcher, external: Path | None = None) -> StudyRun:
+    """Return the run of a recipe on the device that it names, measuring nothing yet.
+
+    Raises:
+        UserError: no such device, or a plan that makes no sense.
+    """
+    device = open_device(recipe.device)
+    plan, study = expand(recipe, device.kind), Study(results, recipe.name)
+    return StudyRun(plan=plan, study=study, results=results, device=device, watcher=watcher, external=external)
 
 
 def _distinct_models(plan: Plan) -> list[ModelSettings]:

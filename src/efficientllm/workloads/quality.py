@@ -31,7 +31,8 @@ def judge(scorer: Scorer, prepared: Prepared, settings: ModelSettings, device: D
     rows_RT, scored_bytes = prepared.heldout.heldout_rows(settings.sequence_tokens, settings.heldout_tokens)
     work = Work(tokens=_ROWS_AT_ONCE * settings.sequence_tokens, samples=_ROWS_AT_ONCE)
     nats, count = 0.0, 0
-    with recorder.window("quality", work=work, adaptive=False) as window:
+    # out of memory here leaves the trial's other windows as they are
+    with recorder.attempt("quality", {}), recorder.window("quality", work=work, adaptive=False) as window:
         for i in range(0, len(rows_RT), _ROWS_AT_ONCE):
             batch_BT = torch.from_numpy(rows_RT[i : i + _ROWS_AT_ONCE]).to(device.torch_device())
             with window.step():
