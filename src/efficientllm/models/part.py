@@ -35,4 +35,6 @@ class Part(nn.Module):
 def compute_dtype(weight: Tensor) -> torch.dtype:
     """Return the type in which a product with this weight is taken: autocast's where it is on, else the weight's."""
     device = weight.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+    if device == "meta" or not torch.is_autocast_enabled(device):  # meta has no autocast
+        return weight.dtype
+    return torch.get_autocast_dtype(device)
