@@ -1,5 +1,6 @@
 """Every mlp of the folder is held to the contract, serves in a decoder, and the contract's checks can fail."""
 
+import msgspec
 import pytest
 import torch
 import torch.nn.functional as F
@@ -276,3 +277,21 @@ def test_the_engine_decodes_token_by_token_what_all_at_once_gives(mlp, tmp_path)
         assert served.score(x)[0] == pytest.approx(
             F.cross_entropy(expected[:, :-1].flatten(0, 1), x[:, 1:].flatten(), reduction="sum").item(), rel=1e-5
         )
+
+
+@pytest.mark.prove
+@pytest.mark.parametrize("device", ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"])
+@pytest.mark.parametrize("mlp", MLPS)
+def test_the_compiled_engine_decodes_what_all_at_once_gives(mlp, device):
+    settings = InferenceSettings(shape=SMALL, mlp=Choice(name=mlp), sequence_tokens=32)
+    x = torch.randint(96, (2, 29), generator=torch.Generator().manual_seed(7))
+    results = []
+    for compiled in (False, True):
+        served = registry.load("engine", "native").open(
+            msgspec.structs.replace(settings, compile=compiled),
+            folder=None, vocab_tokens=96, seed=0, device=device, threads=0,
+        )  # fmt: skip
+        served.begin(2, 29)
+        got = [served.prefill(x[:, :17]).clone()] + [served.decode(x[:, place]).clone() for place in range(17, 29)]
+        results.append(torch.stack(got, 1).cpu())
+    torch.testing.assert_close(*results, atol=1e-4, rtol=1e-4)

@@ -2,6 +2,7 @@
 
 import gc
 import math
+import types
 import weakref
 
 import pytest
@@ -111,6 +112,37 @@ def test_sorting_puts_each_pair_behind_those_of_lower_experts():
 def test_the_grouped_product_is_used_where_it_is_one_kernel(device, dtype, width, experts, major, fits, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (major, 0))
     assert paths.grouped_fits(torch.device(device), dtype, width, 4864, experts) == fits
+
+
+@pytest.mark.parametrize(
+    ("device", "rows", "tokens", "groups", "training", "path"),
+    [
+        ("cuda:0", 3, 100, True, True, "grouped"),
+        ("cuda:0", 3, 1, True, False, "grouped"),
+        ("cuda:0", 3, 100, False, True, "split"),
+        ("cuda:0", 3, 1, False, False, "gathered"),  # six pairs: fewer than eight experts
+        ("cuda:0", 4, 1, False, False, "masked"),
+        ("cpu", 1, 1, False, False, "one token"),
+        ("cpu", 1, 1, False, True, "split"),
+        ("cpu", 4, 1, False, False, "split"),
+    ],
+)
+def test_a_step_that_may_be_captured_takes_a_path_of_fixed_shapes(
+    device, rows, tokens, groups, training, path, monkeypatch
+):
+    mlp = layer().train(training)
+    monkeypatch.setattr(mlp, "_groups", lambda: groups)
+    x = types.SimpleNamespace(shape=torch.Size((rows, tokens, 48)), device=torch.device(device))
+    assert mlp._path(x) == path
+
+
+def test_a_mixers_hooks_are_called_as_an_mlps_are(monkeypatch):
+    decoder, called = decoder_of(aux_loss=0.0), []
+    monkeypatch.setattr(decoder.block(1).mixer, "losses", lambda: {"mine": torch.tensor(3.0)})
+    monkeypatch.setattr(decoder.block(1).mixer, "after_step", lambda: called.append(1))
+    assert decoder.losses(tokens(2, 16), tokens(2, 16))[1] == 3.0
+    decoder.after_step()
+    assert called == [1]
 
 
 def test_the_layer_names_how_it_computes():
@@ -244,7 +276,7 @@ def test_loads_are_counted_in_training_only_and_from_the_reset_on():
     assert tally.entropy_nats == pytest.approx(sum(entropies) / 3, abs=1e-5)
 
 
-def test_casting_the_model_leaves_the_counts(monkeypatch):
+def test_casting_the_model_leaves_the_counts():
     mlp = layer()
     mlp.counters[1] += 123_456_789
     assert (mlp.to(torch.bfloat16).counters[1] == 123_456_789).all()

@@ -60,6 +60,7 @@ def run_trial(settings, text, folder):
     for event in said:
         if isinstance(event, events.Values):
             series.setdefault((names[event.window], event.name), []).extend(event.values)
+            assert event.unit != "ratio" or max(event.values) <= 1.0, f"{event.name}: physics takes a ratio for a share"
         elif isinstance(event, events.Figure):
             figures[names.get(event.window), event.name] = event.value
     closed = {names[e.window]: (e.outcome, e.reason) for e in said if isinstance(e, events.Closed)}

@@ -91,7 +91,7 @@ class TrainLoop:
             seen["auxiliary_loss", "nats/token"] = torch.stack(extras).mean()
         ratio = expert_load.step_max_ratio(self.decoder)
         if ratio is not None:
-            seen["expert_load_max_ratio", "ratio"] = ratio
+            seen["expert_load_max_ratio", "factor"] = ratio
         return seen
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:

@@ -26,6 +26,7 @@ _ROW_BYTES, _MOST_GROUPS = 16, 1024
 
 #: Compute capabilities on which it is one kernel; on others torch loops over the groups and waits for the device.
 _GROUPED_MAJORS = (9, 10)
+_HAS_GROUPED = hasattr(F, "grouped_mm")  # torch 2.10
 
 
 class Order(NamedTuple):
@@ -88,7 +89,7 @@ def one_token(x_1D: Tensor, chosen_1A: Tensor, weights_1A: Tensor, gate_up_E2FD:
 def gathered(x_MD: Tensor, chosen_MA: Tensor, weights_MA: Tensor, gate_up_E2FD: Tensor, down_EDF: Tensor) -> Tensor:
     """Return the weighed sum of each token's experts, MD, from copies of the pairs' weights."""
     pairs_P = chosen_MA.flatten()
-    x_PD1 = x_MD.repeat_interleave(chosen_MA.shape[1], 0)[..., None]
+    x_PD1 = x_MD[:, None].expand(*chosen_MA.shape, -1).reshape(len(pairs_P), -1, 1)
     hidden_PF = _gated(torch.bmm(gate_up_E2FD.index_select(0, pairs_P), x_PD1)[..., 0])
     out_PD = torch.bmm(down_EDF.index_select(0, pairs_P), hidden_PF[..., None])[..., 0]
     return _weighed(out_PD.view(*chosen_MA.shape, -1), weights_MA)
@@ -113,7 +114,7 @@ def grouped_fits(device: torch.device, dtype: torch.dtype, width: int, inner: in
     """Whether torch's grouped product is one kernel here, for rows of these widths."""
     row = _ROW_BYTES // dtype.itemsize
     fits = dtype == torch.bfloat16 and width % row == inner % row == 0 and num_experts < _MOST_GROUPS
-    return fits and device.type == "cuda" and _is_grouped_card(device.index or 0)
+    return fits and _HAS_GROUPED and device.type == "cuda" and _is_grouped_card(device.index or 0)
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
