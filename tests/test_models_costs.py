@@ -6,6 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from efficientllm import catalog, registry
 from efficientllm.models import costs
+from efficientllm.models.assemble import assemble
 from efficientllm.models.build import build_decoder
 from efficientllm.models.shape import resolve_shape
 from efficientllm.records.choice import Choice
@@ -43,8 +44,6 @@ def test_the_named_sizes_have_the_parameters_that_qwen_publishes(size, billions)
 
 
 def _on_meta(size):
-    from efficientllm.models.build import assemble
-
     settings = ModelSettings(size=size)
     return assemble(resolve_shape(settings, 8), settings, device="meta", dtype=torch.bfloat16)
 

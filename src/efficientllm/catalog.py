@@ -19,6 +19,7 @@ FOLDERS = {
     "mixer": "models/mixers",
     "position": "models/position",
     "mlp": "models/mlp",
+    "preset": "models/presets",
     "corpus": "data/corpora",
     "engine": "engines",
     "device": "devices",

@@ -135,11 +135,14 @@ class MixerEntry:
         card: the technique's claim.
         build: `build(shape, **options)` returns the mixer; its keyword parameters are the options a recipe can set.
         supports: raises `Unsupported`, with the reason, for a shape or a position encoding that it cannot serve.
+        cache_knob: the option of `build`, or else the field of `Shape`, that the cache's bytes grow with in proportion
+            or with a constant beside it; `match: cache` sets it. Empty: no cache that could be fitted.
     """
 
     card: Card
     build: Callable[..., Mixer]
     supports: Callable[[Shape, Position], None] = _anything_goes
+    cache_knob: str = ""
 
 
 def causal_pairs(new_tokens: int, context: int = 0, window: int = 0) -> int:
