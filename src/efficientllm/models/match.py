@@ -8,7 +8,6 @@ that a count is a straight line over the width.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import fields, replace
 
@@ -119,15 +118,21 @@ def _solve(count: Callable[[int], float], target: float, steps: tuple[int, ...],
     100
     """
     low, high = steps[0], 2 * steps[0]
-    slope = (count(high) - count(low)) / (high - low)
-    exact = low + (target - count(low)) / slope if slope > 0 else math.nan
-    if not exact > 0:  # also where nothing grows with the width
-        raise Unsupported(f"match: {what}: at no width the count is {target:g}, that of the plain model")
+    at_low = count(low)
+    slope = (count(high) - at_low) / (high - low)
+    if slope <= 0:
+        raise Unsupported(f"match: {what}: the count does not grow with it; match something else")
+    exact = low + (target - at_low) / slope
+    if exact <= 0:
+        without = at_low - low * slope
+        raise Unsupported(
+            f"match: {what}: without any the count is {without:.6g}, the plain model's {target:.6g} with it"
+        )
     for step in steps:
         width = max(step, round(exact / step) * step)
         missed = abs(count(width) / target - 1)
         if missed <= (_FREE if step == steps[0] else limit):
             return width
     raise Unsupported(
-        f"match: {what}: {width} comes nearest, {missed:.1%} off the plain model's {target:g}; match something else"
+        f"match: {what}: {width} comes nearest, {missed:.1%} off the plain model's {target:.6g}; match something else"
     )
