@@ -145,6 +145,15 @@ def test_what_the_user_says_comes_before_preset_and_size():
     assert resolve_shape(ModelSettings(preset=PYTHIA, shape={"norm": "rms"}), 96).norm == "rms"
 
 
+def test_a_mixers_file_says_which_position_goes_with_it_unless_the_user_does(tmp_path):
+    path = tmp_path / "still.py"
+    path.write_text(catalog.path_of("mixer", "mha").read_text() + 'SLOTS = {"position": "none"}\n')
+    still = Choice(name="still", path=str(path))
+    assert ModelSettings(mixer=still).position.name == "none"
+    assert ModelSettings(mixer=still, preset=PYTHIA).mlp.name == "gelu"
+    assert ModelSettings(mixer=still, position=Choice(name="alibi")).position.name == "alibi"
+
+
 @pytest.mark.parametrize(
     ("size", "base", "experts"), [("0.5bx8", "0.5b", 8), ("1.5b×8", "1.5b", 8), ("tinyx4", "tiny", 4)]
 )

@@ -84,6 +84,20 @@ def title(path: Path) -> str:
     return (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
 
 
+def slots(kind: str, name: str) -> dict[str, str]:
+    """Return slot -> entry that an entry's file names as going with it (`SLOTS = {...}`), without importing it.
+
+    Raises:
+        UnknownNameError: no such file.
+    """
+    path = path_of(kind, name)
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "SLOTS" for t in node.targets):
+            found: dict[str, str] = ast.literal_eval(node.value)
+            return found
+    return {}
+
+
 def _has_entry(path: Path) -> bool:
     """Whether a module assigns `ENTRY` at its top level; other files of the folder are its own machinery."""
     return _assigns_entry(path, path.stat().st_mtime_ns)

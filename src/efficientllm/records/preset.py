@@ -9,7 +9,7 @@ import re
 
 import msgspec
 
-from efficientllm import registry
+from efficientllm import catalog, registry
 from efficientllm.errors import UserError
 from efficientllm.records.card import Card
 from efficientllm.records.choice import Choice, Scalar
@@ -65,10 +65,12 @@ def split_size(size: str) -> tuple[str, int]:
     return (found[1], int(found[2])) if found else (size, 0)
 
 
-def default_slots(size: str, preset: Choice) -> dict[str, Choice]:
-    """Return slot -> what fills it where the recipe names nothing."""
-    slots = {slot: Choice(name=name) for slot, name in {**_PLAIN, **load_preset(preset).slots}.items()}
+def fill_slots(size: str, preset: Choice, chosen: dict[str, Choice]) -> dict[str, Choice]:
+    """Return slot -> what fills it, given what was chosen (`OPEN` where nothing was)."""
+    taken = {slot: choice for slot, choice in chosen.items() if choice != OPEN}
+    filled = {slot: Choice(name=name) for slot, name in {**_PLAIN, **load_preset(preset).slots}.items()} | taken
+    filled |= {slot: Choice(name=name) for slot, name in catalog.slots("mixer", filled["mixer"].address()).items()}
     num_experts = split_size(size)[1]
     if num_experts:
-        slots["mlp"] = Choice(name="moe", options={"num_experts": num_experts})
-    return slots
+        filled["mlp"] = Choice(name="moe", options={"num_experts": num_experts})
+    return filled | taken

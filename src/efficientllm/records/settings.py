@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from efficientllm.records.choice import Choice, Scalar
-from efficientllm.records.preset import OPEN, default_slots
+from efficientllm.records.preset import OPEN, fill_slots
 
 # Bounds that no real run comes near: they turn a slip (a negative size, a stray factor of a million) into one line.
 Count = Annotated[int, msgspec.Meta(ge=1, le=10**15)]
@@ -37,7 +37,7 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         size: a name of `models.sizes` (`tiny`, `small`, `0.5b` …), or one with experts in place of its mlp (`0.5bx8`).
         preset: the design of the blocks; `modern` is that of Llama and Qwen.
         shape: fields of `Shape` that replace those of the size and the preset.
-        mixer, position, mlp: the decoder's slots; one that is left open is filled as the size or the preset says.
+        mixer, position, mlp: the decoder's slots; one that is left open is filled as size, mixer or preset say.
         match: what is held equal to the plain model of this size (gqa, rope, dense, `modern`): its `shape`, its
             parameters or its training FLOPs (`params`, `flops`: the mlp's width gives way), or the bytes that a token
             takes in the cache (`cache`: the mixer's widths give way).
@@ -68,14 +68,14 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         """Fill the slots that were left open, so that settings, and with them every record, say what they are.
 
         Raises:
-            UserError: no such preset, or one that cannot be used.
+            UserError: no such preset or mixer, or a preset that cannot be used.
         """
         if "×" in self.size:  # one spelling, one identity
             msgspec.structs.force_setattr(self, "size", self.size.replace("×", "x"))
-        if OPEN in (self.mixer, self.position, self.mlp):
-            for slot, choice in default_slots(self.size, self.preset).items():
-                if getattr(self, slot) == OPEN:
-                    msgspec.structs.force_setattr(self, slot, choice)
+        chosen = {"mixer": self.mixer, "position": self.position, "mlp": self.mlp}
+        if OPEN in chosen.values():
+            for slot, choice in fill_slots(self.size, self.preset, chosen).items():
+                msgspec.structs.force_setattr(self, slot, choice)
 
 
 class PretrainSettings(ModelSettings, frozen=True, kw_only=True, tag_field="workload", tag="pretrain"):

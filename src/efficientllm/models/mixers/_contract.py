@@ -12,6 +12,8 @@ Letters of tensor shapes, in all of `models/`:
 
 A mixer of your own: subclass `Mixer`, end the file with `ENTRY = MixerEntry(card=..., build=...)`, and run
 `efficientllm check my_mixer.py`, which calls the checks of `_checks.py` that every mixer of this folder passes.
+A mixer that goes with one position encoding only says so at the top of its file, `SLOTS = {"position": "none"}`: that
+one fills the slot where the user names none.
 """
 
 from __future__ import annotations

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from efficientllm import catalog, registry
-from efficientllm.errors import EfficientLLMError, Unsupported
+from efficientllm.errors import Unsupported
+from efficientllm.models.checking import run_checks
 from efficientllm.models.decoder import Decoder
 from efficientllm.models.initial import initialise
 from efficientllm.models.mixers._contract import Mixer, MixerEntry, State
@@ -24,18 +25,8 @@ _FAR = 20_000
 
 
 def check(entry: PositionEntry) -> list[tuple[str, str | None]]:
-    """Run all checks and return (what was checked, None or how it failed); see `mixers._checks.check`."""
-    results: list[tuple[str, str | None]] = []
-    for name, function in CHECKS.items():
-        try:
-            function(entry)
-        except (AssertionError, EfficientLLMError) as error:
-            results.append((name, (str(error) or type(error).__name__).partition("\n")[0]))
-        except Exception as error:  # noqa: BLE001 - the file under test may raise anything, and hears of it
-            results.append((name, f"{type(error).__name__}: {error}".partition("\n")[0]))
-        else:
-            results.append((name, None))
-    return results
+    """Run all checks and return (what was checked, None or how it failed)."""
+    return run_checks(CHECKS, entry)
 
 
 def make_decoder(entry: PositionEntry, mixer: MixerEntry, seed: int = 0, rough: float = 0.15) -> Decoder:
