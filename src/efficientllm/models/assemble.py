@@ -62,6 +62,7 @@ def _assemble(shape: Shape, settings: ModelSettings, device: torch.device, dtype
             lambda: mlp.build(shape, **settings.mlp.options),
         )
     mixer.supports(shape, decoder.position)
+    mlp.supports(shape)
     return decoder
 
 

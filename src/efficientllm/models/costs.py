@@ -39,10 +39,10 @@ def facts(decoder: Decoder, dtype_bytes: int, train_tokens: int) -> ModelFacts:
         parameters_active=total - idle,
         parameters_embedding=decoder.embed.weight.numel() + head,
         weight_bytes=stored_bytes(decoder),
+        adjusted=decoder.adjusted,
         cache_bytes_per_token=cache_bytes_per_token(decoder, dtype_bytes),
         state_bytes=sum(block.mixer.state_bytes(dtype_bytes) for block in blocks),
         train_flops_per_token=_TRAIN_FACTOR * forward_flops(decoder, train_tokens) / train_tokens,
-        adjusted=decoder.adjusted,
     )
 
 

@@ -218,17 +218,6 @@ class Decoder(nn.Module):
         """Add one token to each sequence and return the logits of the next, BV."""
         return self.forward(tokens_B[:, None], state=state)[:, 0]
 
-    def _positions(self, tokens_BT: Tensor, state: DecoderState | None, sequence_ids_BT: Tensor | None) -> Tensor:
-        new = tokens_BT.shape[1]
-        if state is not None:
-            # next_1 is counted on while the layers read their positions, hence never handed out itself
-            return (state.next_1 + torch.arange(new, device=tokens_BT.device))[None]
-        index_1T = torch.arange(new, device=tokens_BT.device)[None]
-        if sequence_ids_BT is None:
-            return index_1T
-        starts = F.pad(sequence_ids_BT[:, 1:] != sequence_ids_BT[:, :-1], (1, 0))
-        return index_1T - (starts * index_1T).cummax(-1).values
-
     def _check_length(
         self,
         tokens_BT: Tensor,
@@ -241,6 +230,17 @@ class Decoder(nn.Module):
         elif not torch.compiler.is_compiling():
             known_BT = self._positions(tokens_BT, state, sequence_ids_BT) if positions_BT is None else positions_BT
             self.position.check_length(int(known_BT.max()) + 1)
+
+    def _positions(self, tokens_BT: Tensor, state: DecoderState | None, sequence_ids_BT: Tensor | None) -> Tensor:
+        new = tokens_BT.shape[1]
+        if state is not None:
+            # next_1 is counted on while the layers read their positions, hence never handed out itself
+            return (state.next_1 + torch.arange(new, device=tokens_BT.device))[None]
+        index_1T = torch.arange(new, device=tokens_BT.device)[None]
+        if sequence_ids_BT is None:
+            return index_1T
+        starts = F.pad(sequence_ids_BT[:, 1:] != sequence_ids_BT[:, :-1], (1, 0))
+        return index_1T - (starts * index_1T).cummax(-1).values
 
     def _compute_dtype(self) -> torch.dtype:
         device = self.device.type

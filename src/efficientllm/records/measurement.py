@@ -26,11 +26,11 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
         parameters_embedding: of the total, the token embedding (and the head, if not tied).
         weight_bytes: resident size of the weights as this trial held them.
         disk_bytes: size of the saved weights, 0 if nothing was saved.
+        adjusted: what `match` chose and held to, empty where it changed nothing: `shape.mlp_width`, `mixer.latent_rank`
+            … the values chosen; `target.parameters_total` … the count of the plain model that they were chosen for.
         cache_bytes_per_token: growth of the decode state a token and a sequence.
         state_bytes: constant decode state a sequence.
         train_flops_per_token: model FLOPs of forward and backward at the training length.
-        adjusted: what `match` chose and held to, empty where it changed nothing: `shape.mlp_width`, `mixer.latent_rank`
-            … the values chosen; `target.parameters_total` … the count of the plain model that they were chosen for.
     """
 
     parameters_total: int
@@ -38,10 +38,10 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
     parameters_embedding: int
     weight_bytes: int
     disk_bytes: int = 0
+    adjusted: dict[str, float] = {}
     cache_bytes_per_token: float = 0.0
     state_bytes: int = 0
     train_flops_per_token: float = 0.0
-    adjusted: dict[str, float] = {}
 
 
 class DataFacts(msgspec.Struct, frozen=True, kw_only=True):

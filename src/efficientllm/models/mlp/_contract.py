@@ -49,9 +49,20 @@ class Mlp(nn.Module):
         return {}
 
 
+def _anything_goes(shape: Shape) -> None:
+    """Refuse nothing."""
+
+
 @dataclass(frozen=True)
 class MlpEntry:
-    """A feed-forward layer's entry: `build(shape, **options)`; the keyword parameters are the options."""
+    """A feed-forward layer's entry.
+
+    Attributes:
+        card: the technique's claim.
+        build: `build(shape, **options)` returns the layer; its keyword parameters are the options a recipe can set.
+        supports: raises `Unsupported`, with the reason, for a shape that it cannot serve.
+    """
 
     card: Card
     build: Callable[..., Mlp]
+    supports: Callable[[Shape], None] = _anything_goes
