@@ -19,7 +19,8 @@ class BucketedPosition(Position):
     """Half of the buckets hold one distance each, the others grow by a constant factor up to `max_distance`.
 
     What lies farther back shares the last bucket; only the past has buckets, for the decoder is causal. One table
-    serves all layers, as in T5, and so each forward pass looks it up once.
+    serves all layers, as in T5, and so each forward pass looks it up once. Scores are scaled here as everywhere, which
+    those of T5 are not.
     """
 
     biases_scores = True
