@@ -84,7 +84,11 @@ def test_a_batch_beyond_the_learned_positions_is_refused_and_one_up_to_them_is_s
 
 @pytest.mark.prove
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("choices", CASES, ids=lambda case: next(iter(case.values())).name)
+@pytest.mark.parametrize(
+    "choices",
+    [*CASES, {"mixer": Choice(name="mha"), "position": Choice(name="alibi")}],
+    ids=lambda case: next(iter(case.values())).name,
+)
 def test_the_compiled_engine_gives_the_same(choices, device, tmp_path):
     x = torch.randint(VOCAB, (2, 40), generator=torch.Generator().manual_seed(7))
     with torch.no_grad():

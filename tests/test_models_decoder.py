@@ -108,6 +108,18 @@ def test_a_position_tells_order_apart_where_it_claims_to(position):
     assert gap > 1e-4
 
 
+@pytest.mark.parametrize("position", ["none", "rope", "relative", "alibi"])
+@pytest.mark.parametrize("mixer", ["mha", "gqa", "mqa"])
+def test_rows_may_say_their_positions_each_for_itself_in_a_fixed_step(mixer, position):
+    decoder, x = roughen(build(mixer, position)), tokens(3, 12)
+    with torch.inference_mode():
+        expected, state = decoder(x), decoder.allocate(3, 16)
+        state.use_fixed_shapes()
+        decoder(x[:, :11], state=state)
+        got = decoder(x[:, 11:], positions_BT=torch.full((3, 1), 11), state=state)
+    torch.testing.assert_close(got, expected[:, 11:], atol=2e-5, rtol=2e-5)
+
+
 def test_a_rewound_state_goes_on_as_the_first_time():
     decoder, x = roughen(build()), tokens(2, 20)
     with torch.inference_mode():
