@@ -6,9 +6,9 @@
       efficientllm.json   the settings and the shape: which slots, with which options
       tokenizer.json …    if one was given
 
-Attention of the Llama kind (mha, gqa, mqa) with rope, the dense mlp and the blocks of `modern` is written as a genuine Llama, Qwen2, Qwen3 or
-Mistral folder; anything else under `model_type: efficientllm` with this package's own names. Nothing here imports
-transformers.
+Attention of the Llama kind (mha, gqa, mqa) with rope, the dense mlp and the blocks of `modern` is written as a genuine
+Llama, Qwen2, Qwen3 or Mistral folder; anything else under `model_type: efficientllm` with this package's own names.
+Nothing here imports transformers.
 """
 
 from __future__ import annotations
