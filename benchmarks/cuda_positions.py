@@ -17,6 +17,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from efficientllm import catalog
+from efficientllm.devices._contract import Device
+from efficientllm.devices.choose import open_device
 from efficientllm.engines.native import ENTRY
 from efficientllm.models.build import build_decoder
 from efficientllm.records.choice import Choice
@@ -28,11 +30,11 @@ BATCH, CONTEXT = 16, 8192
 
 def main() -> None:
     """Time every encoding of the folder with grouped-query attention."""
-    size = sys.argv[1] if len(sys.argv) > 1 else "small"
+    size, device = sys.argv[1] if len(sys.argv) > 1 else "small", open_device("cuda")
     for name in catalog.names("position"):
         settings = InferenceSettings(size=size, position=Choice(name=name), dtype="bfloat16")
-        step_s, peak_bytes, kernels = training(settings)
-        decode_s = decoding(settings)
+        step_s, peak_bytes, kernels = training(settings, device)
+        decode_s = decoding(settings, device)
         print(
             f"{name:<9} train {1e3 * step_s:7.1f} ms {peak_bytes / 2**30:6.2f} GiB   decode {1e6 * decode_s:7.1f} us   "
             f"{', '.join(kernels)}",
@@ -40,7 +42,7 @@ def main() -> None:
         )
 
 
-def training(settings: InferenceSettings) -> tuple[float, int, list[str]]:
+def training(settings: InferenceSettings, device: Device) -> tuple[float, int, list[str]]:
     """Return seconds and peak bytes of forward and backward, and the names of the attention kernels."""
     decoder = build_decoder(settings, vocab_tokens=VOCAB_TOKENS, seed=0, device="cuda")
     tokens_BT = torch.randint(VOCAB_TOKENS, (ROWS, TOKENS + 1), device="cuda")
@@ -51,7 +53,7 @@ def training(settings: InferenceSettings) -> tuple[float, int, list[str]]:
         loss.backward()
         decoder.zero_grad(set_to_none=True)
 
-    step_s = median_s(step, 10)
+    step_s = median_s(step, 10, device)
     torch.cuda.reset_peak_memory_stats()
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         step()
@@ -59,7 +61,7 @@ def training(settings: InferenceSettings) -> tuple[float, int, list[str]]:
     return step_s, torch.cuda.max_memory_allocated(), sorted(name.removeprefix("aten::_scaled_") for name in found)
 
 
-def decoding(settings: InferenceSettings) -> float:
+def decoding(settings: InferenceSettings, device: Device) -> float:
     """Return the seconds of a captured decode step at the end of the context."""
     engine = ENTRY.open(settings, folder=None, vocab_tokens=VOCAB_TOKENS, seed=0, device="cuda", threads=0)
     engine.begin(BATCH, CONTEXT + 64)
@@ -70,19 +72,19 @@ def decoding(settings: InferenceSettings) -> float:
         engine.decode(tokens_B)
         engine.rewind(CONTEXT)
 
-    step_s = median_s(step, 50)
+    step_s = median_s(step, 50, device)
     engine.close()
     return step_s
 
 
-def median_s(step: Callable[[], None], times: int) -> float:
+def median_s(step: Callable[[], None], times: int, device: Device) -> float:
     """Return the median of so many synchronised calls, after three that do not count."""
     seconds = []
     for number in range(times + 3):
-        torch.cuda.synchronize()
+        device.synchronize()
         begin_s = time.perf_counter()
         step()
-        torch.cuda.synchronize()
+        device.synchronize()
         if number >= 3:
             seconds.append(time.perf_counter() - begin_s)
     return statistics.median(seconds)
