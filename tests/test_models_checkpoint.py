@@ -146,7 +146,7 @@ def combinations():
 
 
 @pytest.mark.parametrize("preset", catalog.names("preset"))
-@pytest.mark.parametrize(("mixer", "position"), combinations())
+@pytest.mark.parametrize(("mixer", "position"), [*combinations()])
 def test_every_combination_is_rebuilt_exactly_from_its_sidecar(mixer, position, preset, tmp_path):
     settings = ModelSettings(
         shape={**SMALL, "rotary_share": 1.0},

@@ -152,6 +152,9 @@ def test_a_mixers_file_says_which_position_goes_with_it_unless_the_user_does(tmp
     assert ModelSettings(mixer=still).position.name == "none"
     assert ModelSettings(mixer=still, preset=PYTHIA).mlp.name == "gelu"
     assert ModelSettings(mixer=still, position=Choice(name="alibi")).position.name == "alibi"
+    assert (
+        ModelSettings(mixer=Choice(name="elsewhere")).position.name == "rope"
+    )  # a name of another machine, in a record
 
 
 @pytest.mark.parametrize(

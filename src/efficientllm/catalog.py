@@ -87,10 +87,12 @@ def title(path: Path) -> str:
 def slots(kind: str, name: str) -> dict[str, str]:
     """Return slot -> entry that an entry's file names as going with it (`SLOTS = {...}`), without importing it.
 
-    Raises:
-        UnknownNameError: no such file.
+    An entry that is not here, in a record from elsewhere, names none; who builds it says that it is unknown.
     """
-    path = path_of(kind, name)
+    try:
+        path = path_of(kind, name)
+    except UnknownNameError:
+        return {}
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "SLOTS" for t in node.targets):
             found: dict[str, str] = ast.literal_eval(node.value)

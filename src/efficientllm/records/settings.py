@@ -68,7 +68,7 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         """Fill the slots that were left open, so that settings, and with them every record, say what they are.
 
         Raises:
-            UserError: no such preset or mixer, or a preset that cannot be used.
+            UserError: no such preset, or one that cannot be used.
         """
         if "×" in self.size:  # one spelling, one identity
             msgspec.structs.force_setattr(self, "size", self.size.replace("×", "x"))
