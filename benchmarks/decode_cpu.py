@@ -43,6 +43,7 @@ def decoding(mixer: str, context: int, threads: int) -> tuple[NativeEngine, Call
     assert isinstance(engine, NativeEngine)
     engine.begin(1, context + 64)
     engine.prefill(torch.arange(context)[None] % VOCAB_TOKENS)
+    engine.mark()
     token = torch.zeros(1, dtype=torch.int64)
 
     def step() -> None:

@@ -7,6 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from efficientllm import catalog, registry
 from efficientllm.models import costs
 from efficientllm.models.build import build_decoder
+from efficientllm.models.mixers._probe import position_with
 from efficientllm.models.shape import resolve_shape
 from efficientllm.records.choice import Choice
 from efficientllm.records.settings import ModelSettings
@@ -15,7 +16,8 @@ MIXERS, MLPS = catalog.names("mixer"), catalog.names("mlp")
 
 
 def build(mixer="gqa", vocab_tokens=2048, dtype=torch.float32, device="cpu", size="tiny", **shape):
-    settings = ModelSettings(size=size, shape=shape, mixer=Choice(name=mixer))
+    position = Choice(name=position_with(mixer))
+    settings = ModelSettings(size=size, shape=shape, mixer=Choice(name=mixer), position=position)
     return build_decoder(settings, vocab_tokens=vocab_tokens, seed=0, device=device, dtype=dtype)
 
 

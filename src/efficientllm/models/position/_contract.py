@@ -26,10 +26,12 @@ class Position(nn.Module):
 
     Attributes:
         biases_scores: whether `score_bias` returns something; a mixer that cannot add it refuses in `supports`.
+        rotates: whether `rotate` turns queries and keys; a mixer that has none refuses in `supports`.
         family: whether Llama-family checkpoints have this encoding.
     """
 
     biases_scores = False
+    rotates = False
     family = False
 
     def embed(self, x_BTD: Tensor, index_BT: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from efficientllm.records.card import Card
 class RotaryPosition(Position):
     """Turns each pair (i, i + H/2) of a head by position * theta^(-2i/H): the convention of Llama and Qwen."""
 
+    rotates = True
     family = True
 
     def __init__(self, shape: Shape, rotary_dim: int) -> None:
