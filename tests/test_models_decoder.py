@@ -298,6 +298,21 @@ def test_a_few_steps_learn_a_short_text_by_heart(mixer):
     assert loss.item() < 0.1
 
 
+@pytest.mark.parametrize("mixer", MIXERS)
+def test_every_mixer_learns_what_the_tokens_before_tell(mixer):
+    decoder, generator = build(mixer, vocab_tokens=16), torch.Generator().manual_seed(0)
+    optimizer = torch.optim.AdamW(decoder.parameters(), lr=3e-3)
+    unigram = math.log(16)  # each token is equally likely, unless one looks at the one three before
+    for _ in range(150):
+        start = torch.randint(16, (16, 3), generator=generator)
+        x = (start.repeat(1, 11) + 5 * torch.arange(11).repeat_interleave(3)) % 16
+        loss = decoder.loss(x[:, :-1], x[:, 1:])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.5 * unigram
+
+
 def test_tied_embeddings_are_one_matrix():
     tied, untied = build(), build(shape={**SMALL, "tie_embeddings": False})
     assert tied.head is None and tied.head_weight is tied.embed.weight

@@ -108,18 +108,20 @@ def prefill_work(decoder: Decoder, batch: int, tokens: int) -> Work:
 def decode_work(decoder: Decoder, batch: int, context: int) -> Work:
     """Return the work of one further token in each row, with `context` tokens already in the state.
 
-    `moved_bytes`: the weights once, what each row's token sees of its state, and what is added to it.
+    `moved_bytes`: the weights once, what each row's token sees of its state, and what is added to it; the constant part
+    is read and written. `working_set_bytes` has each once.
     """
     dtype_bytes = decoder.dtype.itemsize
     read = batch * sum(block.mixer.read_bytes(context, dtype_bytes) for block in _blocks(decoder))
     written = batch * cache_bytes_per_token(decoder, dtype_bytes)
-    moved = _weight_bytes_read(decoder, batch) + read + written
+    rewritten = batch * sum(block.mixer.state_bytes(dtype_bytes) for block in _blocks(decoder))
+    touched = _weight_bytes_read(decoder, batch) + read + written
     return Work(
         tokens=batch,
         samples=batch,
         model_flops=batch * forward_flops(decoder, 1, context),
-        moved_bytes=moved,
-        working_set_bytes=moved,
+        moved_bytes=touched + rewritten,
+        working_set_bytes=touched,
     )
 
 

@@ -4,9 +4,11 @@ A recurrence S ← decay ∘ S + (what a token writes) is linear in the state th
 happens inside of the chunks is therefore worked out for all of them at once, as products of matrices; then the states
 are carried from chunk to chunk, which takes one small product each; then every token reads its chunk's first state.
 
-Numbers are float32 whatever comes in, also under autocast: the products are a small part of a layer, and decays and
-triangular solves lose too much in less. Packed rows (`runs_BT`, see `_recurrent.run_numbers`) are cut by masks: tokens
-of different runs meet in no product, and only tokens of the run that ends a chunk write to what it hands on.
+Sums, decays and triangular solves are float32 whatever comes in: they lose too much in less. On CUDA the large products
+take factors of the type that came in, which devices multiply many times faster; fla's kernels do the same.
+
+Packed rows (`runs_BT`, see `_runs.py`) are cut by masks: tokens of different runs meet in no product, and only tokens
+of the run that ends a chunk write to what the chunk hands on.
 
 Letters as in `_contract.py`: C chunks of L tokens; a state is BNHW, keys are H wide, values W.
 """
@@ -19,6 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from efficientllm.models.linear import is_low_precision
+
 #: Tokens of a chunk at most. The vector decay of rwkv7 is taken relative to the middle of its chunk, so its factors
 #: stay below exp(0.61 * 64 / 2) = 3e8, far from float32's end.
 CHUNK_TOKENS = 64
@@ -29,6 +33,7 @@ class _Cut(NamedTuple):
 
     Attributes:
         num_tokens, num_chunks, chunk_tokens: T, C and L; C * L >= T.
+        factors: the type of what is multiplied in large products.
         upto_LL, before_LL: where a pair (i, j) has j <= i, and j < i; in packed rows of one run, then BC1LL.
         enters_BC1L: whether the token's run began before its chunk.
         leaves_BC1L: whether the token's run goes on at the chunk's end.
@@ -38,6 +43,7 @@ class _Cut(NamedTuple):
     num_tokens: int
     num_chunks: int
     chunk_tokens: int
+    factors: torch.dtype
     upto_LL: Tensor  # noqa: N815 - a shape suffix
     before_LL: Tensor  # noqa: N815
     enters_BC1L: Tensor | None = None  # noqa: N815
@@ -56,18 +62,24 @@ class _Cut(NamedTuple):
         """Return B, T, N, more… as float32 B, C, N, L, more…."""
         return self.split(x_BTN).transpose(2, 3)
 
+    def product(self, a: Tensor, b: Tensor) -> Tensor:
+        """Return the float32 product of two stacks of matrices."""
+        return a @ b if self.factors == torch.float32 else (a.to(self.factors) @ b.to(self.factors)).float()
+
     def join(self, x_BCNLW: Tensor) -> Tensor:
         """Return B, C, N, L, W as B, T, N, W."""
         return x_BCNLW.transpose(2, 3).flatten(1, 2)[:, : self.num_tokens]
 
 
-def cut(num_tokens: int, device: torch.device, runs_BT: Tensor | None) -> _Cut:
-    """Return how so many tokens fall into chunks of nearly equal length."""
+def _cut(x_BT: Tensor, runs_BT: Tensor | None) -> _Cut:
+    """Return how the tokens of x fall into chunks of nearly equal length."""
+    num_tokens, device = x_BT.shape[1], x_BT.device
     num_chunks = -(-num_tokens // CHUNK_TOKENS)
     length = -(-num_tokens // num_chunks)
     upto_LL = torch.ones(length, length, dtype=torch.bool, device=device).tril()
     before_LL = upto_LL.tril(-1)
-    plain = _Cut(num_tokens, num_chunks, length, upto_LL, before_LL)
+    factors = x_BT.dtype if device.type == "cuda" and is_low_precision(x_BT.dtype) else torch.float32
+    plain = _Cut(num_tokens, num_chunks, length, factors, upto_LL, before_LL)
     if runs_BT is None:
         return plain
     runs_BC1L = F.pad(runs_BT, (0, num_chunks * length - num_tokens), value=-1).unflatten(1, (num_chunks, 1, length))
@@ -91,15 +103,15 @@ def state_space(
 
     All heads share queries and keys, so their values lie side by side in each product, and so does the state.
     """
-    c = cut(q_BTH.shape[1], q_BTH.device, runs_BT)
+    c = _cut(q_BTH, runs_BT)
     q_BCLH, k_BCLH, v_BCLNW = c.split(q_BTH), c.split(k_BTH), c.split(v_BTNW)
     decays = _ScalarDecays.of(c.heads(g_BTN), c)
-    weights_BCNLL = (q_BCLH @ k_BCLH.mT)[:, :, None] * decays.upto_BCNLL
-    local_BCLNW = (weights_BCNLL @ v_BCLNW.transpose(2, 3)).transpose(2, 3)
+    weights_BCNLL = c.product(q_BCLH, k_BCLH.mT)[:, :, None] * decays.upto_BCNLL
+    local_BCLNW = c.product(weights_BCNLL, v_BCLNW.transpose(2, 3)).transpose(2, 3)
     kept_BCLNW = v_BCLNW * decays.leaving_BCNL.mT[..., None]
-    write_BCHNW = (k_BCLH.mT @ kept_BCLNW.flatten(3)).unflatten(3, v_BCLNW.shape[3:])
+    write_BCHNW = c.product(k_BCLH.mT, kept_BCLNW.flatten(3)).unflatten(3, v_BCLNW.shape[3:])
     before_BCHNW, last_BHNW = _carry(decays.whole_BCN[:, :, None, :, None], write_BCHNW, start_BHNW)
-    read_BCLNW = (q_BCLH @ before_BCHNW.flatten(3)).unflatten(3, v_BCLNW.shape[3:])
+    read_BCLNW = c.product(q_BCLH, before_BCHNW.flatten(3)).unflatten(3, v_BCLNW.shape[3:])
     out_BCLNW = torch.addcmul(local_BCLNW, read_BCLNW, decays.entering_BCNL.mT[..., None])
     return out_BCLNW.flatten(1, 2)[:, : c.num_tokens], last_BHNW
 
@@ -117,7 +129,7 @@ def gated_delta(
 
     What the tokens of a chunk really write depends on each other: a unit triangular system, solved for all at once.
     """
-    c = cut(q_BTNH.shape[1], q_BTNH.device, runs_BT)
+    c = _cut(q_BTNH, runs_BT)
     q_BCNLH, k_BCNLH, v_BCNLW = c.heads(q_BTNH), c.heads(k_BTNH), c.heads(v_BTNW)
     beta_BCNL1 = c.heads(beta_BTN)[..., None]
     decays = _ScalarDecays.of(c.heads(g_BTN), c)
@@ -128,7 +140,7 @@ def gated_delta(
     return _read_and_carry(
         c,
         q_BCNLH * entering_BCNL1,
-        q_BCNLH @ k_BCNLH.mT * decays.upto_BCNLL,
+        c.product(q_BCNLH, k_BCNLH.mT) * decays.upto_BCNLL,
         k_BCNLH * decays.leaving_BCNL[..., None],
         written,
         decays.whole_BCN[..., None, None],
@@ -150,7 +162,7 @@ def vector_delta(
 
     `g_BTNH` must lie in (-0.61, 0), as rwkv7's does: see `CHUNK_TOKENS`.
     """
-    c = cut(q_BTNH.shape[1], q_BTNH.device, runs_BT)
+    c = _cut(q_BTNH, runs_BT)
     q_BCNLH, g_BCNLH, k_BCNLH, v_BCNLW = (c.heads(x) for x in (q_BTNH, g_BTNH, k_BTNH, v_BTNW))
     a_BCNLH, b_BCNLH = c.heads(a_BTNH), c.heads(b_BTNH)
     sum_BCNLH = g_BCNLH.cumsum(3)
@@ -169,7 +181,7 @@ def vector_delta(
         entering_BCNLH, before_BCNLH = (x * c.enters_BC1L[..., None] for x in (entering_BCNLH, before_BCNLH))
         leaving_BCNLH = leaving_BCNLH * c.leaves_BC1L[..., None]
         whole_BCNH1 = whole_BCNH1 * c.goes_on_BC[:, :, None, None, None]
-    found = _solve(-ab_BCNLL, torch.cat((ak_BCNLL @ v_BCNLW, a_BCNLH * before_BCNLH), -1))
+    found = _solve(-ab_BCNLL, torch.cat((c.product(ak_BCNLL, v_BCNLW), a_BCNLH * before_BCNLH), -1))
     return _read_and_carry(
         c,
         q_BCNLH * entering_BCNLH,
@@ -178,8 +190,8 @@ def vector_delta(
         found,
         whole_BCNH1,
         start_BNHW,
-        own_BCNLW=qk_BCNLL @ v_BCNLW,
-        write_BCNHW=(k_BCNLH * leaving_BCNLH).mT @ v_BCNLW,
+        own_BCNLW=c.product(qk_BCNLL, v_BCNLW),
+        write_BCNHW=c.product((k_BCNLH * leaving_BCNLH).mT, v_BCNLW),
     )
 
 
@@ -243,12 +255,12 @@ def _read_and_carry(
         write_BCNHW: what a chunk writes besides.
     """
     width = new_BCNLX.shape[-1] - read_BCNLH.shape[-1]
-    read_new, write_new = of_new_BCNLL @ new_BCNLX, keys_BCNLH.mT @ new_BCNLX
+    read_new, write_new = c.product(of_new_BCNLL, new_BCNLX), c.product(keys_BCNLH.mT, new_BCNLX)
     write, local = write_new[..., :width], read_new[..., :width]
     if write_BCNHW is not None and own_BCNLW is not None:
         write, local = write + write_BCNHW, local + own_BCNLW
     before_BCNHW, last_BNHW = _carry(decay, write, start_BNHW, mix_BCNHH=write_new[..., width:])
-    return c.join(local + (read_BCNLH + read_new[..., width:]) @ before_BCNHW), last_BNHW
+    return c.join(local + c.product(read_BCNLH + read_new[..., width:], before_BCNHW)), last_BNHW
 
 
 def _carry(
@@ -257,8 +269,9 @@ def _carry(
     """Return the state before each chunk, and the last: state ← decay ∘ state + mix state + write."""
     state_B = torch.zeros_like(write_BC[:, 0]) if start_B is None else start_B
     before = []
-    for chunk in range(write_BC.shape[1]):
+    mixes = [None] * write_BC.shape[1] if mix_BCNHH is None else mix_BCNHH.unbind(1)
+    for write_B, decay_B, mix_BNHH in zip(write_BC.unbind(1), decay.unbind(1), mixes, strict=True):
         before.append(state_B)
-        kept_B = torch.addcmul(write_BC[:, chunk], decay[:, chunk], state_B)
-        state_B = kept_B if mix_BCNHH is None else kept_B + mix_BCNHH[:, chunk] @ state_B
+        kept_B = torch.addcmul(write_B, decay_B, state_B)
+        state_B = kept_B if mix_BNHH is None else kept_B + mix_BNHH @ state_B
     return torch.stack(before, 1), state_B

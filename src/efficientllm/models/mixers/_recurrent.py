@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from efficientllm.errors import Unsupported, UserError
 from efficientllm.models.mixers import _kernels
@@ -120,6 +121,16 @@ class RecurrentMixer(Mixer):
         """Return the same by products over many tokens, from this state on; runs as in `_runs.py`."""
         raise NotImplementedError
 
+    def chunks_computed_twice(self, taken: Tensors, memory: Tensor | None, runs_BT: Tensor | None) -> Mixed:
+        """Return the same and keep only what came in for the backward pass, as fla's kernels do.
+
+        Chunks make some L numbers a head and token of it, which on a device would leave no room for the model.
+        """
+        mixed: Mixed = checkpoint(
+            lambda *given: self.chunks(given, memory, runs_BT), *taken, use_reentrant=False, preserve_rng_state=False
+        )
+        return mixed
+
     def fused(self, call: Call, taken: Tensors, memory: Tensor | None, ends: Tensor | None) -> Mixed:
         """Return the same by `kernel`; `ends` are the bounds of packed sequences, which then lie in one row."""
         raise NotImplementedError
@@ -192,7 +203,10 @@ class RecurrentMixer(Mixer):
         call = self.kernel.find(first.device, first.dtype, gradients=torch.is_grad_enabled())
         with _full_precision(first):
             if call is None:
-                return self.chunks(taken, memory, None if runs is None else runs.numbers_BT)
+                numbers_BT = None if runs is None else runs.numbers_BT
+                if first.device.type == "cuda" and torch.is_grad_enabled():
+                    return self.chunks_computed_twice(taken, memory, numbers_BT)
+                return self.chunks(taken, memory, numbers_BT)
             if runs is None:
                 return self.fused(call, taken, memory, None)
             mixed, last = self.fused(call, tuple(in_one_row(x) for x in taken), memory, runs.bounds(first.shape[0]))
