@@ -21,6 +21,7 @@ _LIBRARIES = (
     "transformers",
     "peft",
     "torchao",
+    "fla-core",
     "tokenizers",
     "safetensors",
     "numpy",

@@ -234,14 +234,14 @@ def refuse(name: str, shape: Shape, position: Position) -> None:
         raise Unsupported(f"{name} has no attention heads to normalise: shape.qk_norm has no place in it")
 
 
-def count(mixer: str, name: str, value: int | None, default: int) -> int:
+def count(mixer: str, name: str, value: int | None, default: int, least: int = 1) -> int:
     """Return the value of an option that is a count, or its default.
 
     Raises:
-        UserError: not a whole number from 1 to 65536.
+        UserError: not a whole number from `least` to 65536.
     """
     if value is None:
         return default
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 65536:
-        raise UserError(f"option {name} of mixer {mixer} is {value!r}. Give a whole number from 1 to 65536.")
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= 65536:
+        raise UserError(f"option {name} of mixer {mixer} is {value!r}. Give a whole number from {least} to 65536.")
     return value

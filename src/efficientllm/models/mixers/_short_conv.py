@@ -18,8 +18,9 @@ class ShortConv(nn.Module):
     def __init__(self, channels: int, taps: int, *, bias: bool) -> None:
         super().__init__()
         self.taps = taps
-        bound = taps**-0.5  # torch's own first draw of a convolution
-        self.weight = nn.Parameter(torch.empty(channels, taps).uniform_(-bound, bound))
+        bound = taps**-0.5  # torch's own first draw of a convolution, in float32: the same numbers in every format
+        first = torch.empty(channels, taps, dtype=torch.float32).uniform_(-bound, bound)
+        self.weight = nn.Parameter(first.to(torch.get_default_dtype()))
         self.bias = nn.Parameter(torch.zeros(channels)) if bias else None
 
     def forward(self, x_BTX: Tensor, before: Tensor | None, runs: Runs | None) -> Tensor:

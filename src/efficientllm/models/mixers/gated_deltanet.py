@@ -53,7 +53,7 @@ class GatedDeltaNet(RecurrentMixer):
         heads = max(1, round(0.75 * shape.width / self.key_dim))
         self.num_heads = count("gated_deltanet", "num_heads", num_heads, heads)
         self.value_dim = count("gated_deltanet", "value_dim", value_dim, 2 * self.key_dim)
-        taps = max(2, count("gated_deltanet", "conv_taps", conv_taps, 4))
+        taps = count("gated_deltanet", "conv_taps", conv_taps, 4, least=2)
         keys, values = self.num_heads * self.key_dim, self.num_heads * self.value_dim
         self.channels = (keys, keys, values)
         self.parts = (sum(self.channels), values, self.num_heads, self.num_heads)

@@ -56,7 +56,7 @@ class Mamba2(RecurrentMixer):
             )
         self.num_heads = self.inner // self.head_dim
         self.state_dim = count("mamba2", "state_dim", state_dim, min(128, max(1, shape.width // 2)))
-        taps = max(2, count("mamba2", "conv_taps", conv_taps, 4))
+        taps = count("mamba2", "conv_taps", conv_taps, 4, least=2)
         self.conv = ShortConv(self.inner + 2 * self.state_dim, taps, bias=True)
         self.parts = (self.inner + 2 * self.state_dim, self.inner, self.num_heads)
         self.proj = Linear(shape.width, sum(self.parts))

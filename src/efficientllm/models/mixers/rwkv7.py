@@ -64,16 +64,16 @@ class Rwkv7(RecurrentMixer):
             count("rwkv7", "rate_rank", rate_rank, small),
             count("rwkv7", "gate_rank", gate_rank, large),
         )
-        ramp_D = torch.arange(width) / width  # the first channels look back furthest
-        self.shift = nn.Parameter(torch.stack([1 - ramp_D ** _POWERS[name] for name in _MIXES]))
+        ramp_D = torch.arange(width, dtype=torch.float32) / width
+        self.shift = _first(torch.stack([1 - ramp_D ** _POWERS[name] for name in _MIXES]))  # first channels look back
         self.r, self.k, self.v = (Linear(width, width) for _ in range(3))
         self.w_down, self.a_down, self.g_down = (Linear(width, rank) for rank in ranks)
         self.w_up, self.a_up, self.g_up = (Linear(rank, width) for rank in ranks)
-        self.w_bias = nn.Parameter(-5.5 + 6 * (torch.arange(width) / max(1, width - 1)))
-        self.a_bias = nn.Parameter(torch.full((width,), -0.19))
-        self.key_scale = nn.Parameter(torch.full((width,), 0.71))
-        self.key_rate = nn.Parameter(torch.full((width,), 1.02))
-        self.bonus = nn.Parameter(torch.full((self.num_heads, self.head_dim), -0.04))
+        self.w_bias = _first(-5.5 + 6 * ramp_D)  # … and fade most slowly
+        self.a_bias = _first(torch.full((width,), -0.19))
+        self.key_scale = _first(torch.full((width,), 0.71))
+        self.key_rate = _first(torch.full((width,), 1.02))
+        self.bonus = _first(torch.full((self.num_heads, self.head_dim), -0.04))
         self.norm = nn.GroupNorm(self.num_heads, width, eps=_NORM_EPS * self.head_dim)
         self.out = Linear(width, width, writes_residual=True)
         self.recent_shape = (1, width)
@@ -151,6 +151,11 @@ class Rwkv7(RecurrentMixer):
 
 #: How steeply the first shares of the token before fall over the channels: those of a middle layer as published.
 _POWERS = {"r": 0.1, "w": 0.45, "k": 0.35, "v": 0.35, "a": 0.45, "g": 0.1}
+
+
+def _first(values: Tensor) -> nn.Parameter:
+    """Return a parameter with these first values, worked out in float32, in the format that the model is built in."""
+    return nn.Parameter(values.to(torch.get_default_dtype()))
 
 
 def _rank(size: float) -> int:
