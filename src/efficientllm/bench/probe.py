@@ -21,11 +21,12 @@ _LIBRARIES = (
     "transformers",
     "peft",
     "torchao",
-    "fla-core",
     "tokenizers",
     "safetensors",
     "numpy",
+    "fla-core",
     "flash-linear-attention",
+    "tilelang",
 )
 
 
