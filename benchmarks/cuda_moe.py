@@ -113,7 +113,7 @@ def autocast_case() -> bool:
     x_BTD, pull = vectors(1000, mlp.shape.width)[None], vectors(1000, mlp.shape.width, 1)[None]
     wanted = gradients(mlp.reference, mlp, x_BTD, pull)
     with torch.autocast("cuda", torch.bfloat16):
-        named = mlp.implementation
+        named = mlp.implementation(torch.bfloat16, gradients=True)
         got = gradients(mlp, mlp, x_BTD, pull)
     return say(f"autocast over float32 weights, by {named}", worst_error(got, wanted), BOUNDS["bfloat16"]) and (
         named == "grouped" or torch.cuda.get_device_capability()[0] < 9

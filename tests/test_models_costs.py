@@ -8,6 +8,7 @@ from efficientllm import catalog, registry
 from efficientllm.models import costs
 from efficientllm.models.assemble import assemble
 from efficientllm.models.build import build_decoder
+from efficientllm.models.mixers._probe import position_with
 from efficientllm.models.shape import resolve_shape
 from efficientllm.records.choice import Choice
 from efficientllm.records.settings import ModelSettings
@@ -16,7 +17,12 @@ MIXERS, MLPS = catalog.names("mixer"), catalog.names("mlp")
 
 
 def build(mixer="gqa", vocab_tokens=2048, dtype=torch.float32, device="cpu", size="tiny", mlp=None, **shape):
-    settings = ModelSettings(size=size, shape=shape, mixer=Choice(name=mixer), mlp=mlp or Choice(name="dense"))
+    slots = {
+        "mixer": Choice(name=mixer),
+        "position": Choice(name=position_with(mixer)),
+        "mlp": mlp or Choice(name="dense"),
+    }
+    settings = ModelSettings(size=size, shape=shape, **slots)
     return build_decoder(settings, vocab_tokens=vocab_tokens, seed=0, device=device, dtype=dtype)
 
 
@@ -102,6 +108,68 @@ def test_latent_attention_costs_what_is_worked_out_by_hand():
     assert mixer.model_flops(10) == 2 * 10 * (down + up + out) + 55 * 2 * heads * (nope + rope + value)
     assert mixer.model_flops(1, 99) == 2 * (down + up + out) + 100 * 2 * heads * (rank + rope + rank)
     assert costs.cache_bytes_per_token(decoder, 2) == 4 * (rank + rope) * 2
+
+
+def test_mamba2_costs_what_is_worked_out_by_hand():
+    width, inner, heads, head, state = 256, 512, 8, 64, 128
+    channels = inner + 2 * state
+    proj, conv, out = width * (inner + channels + heads), 4 * channels, inner * width
+    mixer = build("mamba2").block(0).mixer
+    assert mixer.num_parameters() == proj + conv + channels + 3 * heads + inner + out
+    token = 2 * (proj + conv + out) + 2 * heads * (2 * state * head)  # a write and a read of each head's matrix
+    assert mixer.model_flops(10) == mixer.model_flops(10, 99) == mixer.reference_flops(10) == 10 * token
+    assert mixer.state_bytes(2) == 3 * channels * 2 + heads * state * head * 4
+    assert mixer.cache_bytes_per_token(2) == 0
+
+
+def test_gated_deltanet_costs_what_is_worked_out_by_hand():
+    width, heads, key, value = 256, 3, 64, 128
+    channels = heads * (2 * key + value)
+    proj, conv, out = width * (channels + heads * value + 2 * heads), 4 * channels, heads * value * width
+    mixer = build("gated_deltanet").block(0).mixer
+    assert mixer.num_parameters() == proj + conv + 2 * heads + value + out
+    token = 2 * (proj + conv + out) + 3 * heads * (2 * key * value)  # recall, write, read
+    assert mixer.model_flops(10) == mixer.model_flops(10, 99) == mixer.reference_flops(10) == 10 * token
+    assert mixer.state_bytes(2) == 3 * channels * 2 + heads * key * value * 4
+
+
+def test_rwkv7_costs_what_is_worked_out_by_hand():
+    width, heads, head, small, gate = 256, 4, 64, 32, 64  # 1.8 * 16 / 32 and .6 * 84.4 / 32 rounded, times 32
+    square, low = 4 * width * width, 2 * width * (2 * small + gate)
+    vectors = 6 * width + 5 * width + 2 * width  # shares of the token before; two biases, two scales, bonus; the norm
+    mixer = build("rwkv7").block(0).mixer
+    assert mixer.num_parameters() == square + low + vectors
+    token = 2 * (square + low) + 4 * heads * (2 * head * head)  # recall, two writes, read
+    assert mixer.model_flops(10) == mixer.model_flops(10, 99) == mixer.reference_flops(10) == 10 * token
+    assert mixer.state_bytes(2) == width * 2 + heads * head * head * 4
+
+
+@pytest.mark.parametrize(
+    ("mixer", "published"),
+    [
+        ("mamba2", lambda width: 6 * width**2),
+        ("gated_deltanet", lambda width: 6 * width**2),
+        ("rwkv7", lambda width: 4 * width**2),
+    ],
+)
+@pytest.mark.parametrize("size", ["small", "0.5b", "1.5b", "3b", "7b"])
+def test_a_recurrent_mixer_has_about_the_parameters_of_the_published_layer(mixer, published, size):
+    shape = resolve_shape(ModelSettings(size=size), 8)
+    with torch.device("meta"):
+        held = registry.load("mixer", mixer).build(shape).num_parameters()
+    assert 0.94 * published(shape.width) < held < 1.3 * published(shape.width)
+
+
+@pytest.mark.parametrize("mixer", ["mamba2", "gated_deltanet", "rwkv7"])
+def test_a_decode_step_reads_and_writes_a_constant_state_whatever_the_context(mixer):
+    decoder = build(mixer)
+    held = sum(decoder.block(number).mixer.state_bytes(4) for number in range(4))
+    assert held == costs.facts(decoder, 4, 256).state_bytes == decoder.allocate(3, 9).state_bytes()
+    near, far = costs.decode_work(decoder, 3, 10), costs.decode_work(decoder, 3, 10_000)
+    assert near == far
+    weights = costs.facts(decoder, 4, 256).weight_bytes + 3 * 256 * 4  # and the rows of three tokens
+    assert near.moved_bytes == weights + 2 * 3 * held
+    assert near.working_set_bytes == weights + 3 * held
 
 
 @pytest.mark.parametrize("mixer", MIXERS)
@@ -196,4 +264,5 @@ def test_a_training_step_of_a_mixtures_reference_executes_what_the_decoder_says(
 def test_the_state_of_a_decoder_is_as_large_as_its_facts_say(mixer):
     decoder = build(mixer, dtype=torch.bfloat16)
     assert decoder.allocate(2, 10).bytes_per_token() == costs.facts(decoder, 2, 256).cache_bytes_per_token
+    assert decoder.allocate(2, 10).state_bytes() == costs.facts(decoder, 2, 256).state_bytes
     assert costs.facts(decoder, 2, 256).weight_bytes == 2 * costs.num_parameters(decoder)

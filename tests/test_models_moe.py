@@ -131,7 +131,7 @@ def test_a_step_that_may_be_captured_takes_a_path_of_fixed_shapes(
     device, rows, tokens, groups, training, path, monkeypatch
 ):
     mlp = layer().train(training)
-    monkeypatch.setattr(mlp, "_groups", lambda: groups)
+    monkeypatch.setattr(mlp, "_groups", lambda dtype: groups)
     x = types.SimpleNamespace(shape=torch.Size((rows, tokens, 48)), device=torch.device(device))
     assert mlp._path(x) == path
 
@@ -146,7 +146,7 @@ def test_a_mixers_hooks_are_called_as_an_mlps_are(monkeypatch):
 
 
 def test_the_layer_names_how_it_computes():
-    assert layer().implementation == "split"
+    assert layer().implementation(torch.float32, gradients=True) == "split"
     assert costs.facts(decoder_of(), 4, 32).implementations == {"mlp": "split"}
     dense = build_decoder(ModelSettings(shape=SMALL), vocab_tokens=96, seed=0, device="cpu")
     assert costs.facts(dense, 4, 32).implementations == {}

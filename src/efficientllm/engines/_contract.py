@@ -1,7 +1,7 @@
 """What an engine is: something that holds a model and serves it, one batch at a time.
 
-    open ─ begin(batch, room) ─ prefill(prompt) ─ decode ─ decode … ─ rewind ─ decode …
-                                                                    └ begin(another batch, room) …
+    open ─ begin(batch, room) ─ prefill(prompt) ─ mark ─ decode ─ decode … ─ rewind ─ decode …
+                                                                           └ begin(another batch, room) …
 
 Tokens are int64 tensors, anywhere; those that lie on `engine.device` already cost no copy. Letters as in
 `models/mixers/_contract.py`. Results may be overwritten by the next call: copy what is to be kept.
@@ -56,8 +56,12 @@ class Engine(Protocol):
         """Add one token to each sequence and return the logits after it, BV."""
         ...
 
+    def mark(self) -> None:
+        """Remember this point, so that `rewind` can come back to it."""
+        ...
+
     def rewind(self, length: int) -> None:
-        """Forget all tokens from `length` on, in each sequence."""
+        """Forget all tokens from `length` on, in each sequence: 0, or a length that was marked in this batch."""
         ...
 
     def score(self, tokens_BT: Tensor) -> tuple[float, int]:

@@ -100,8 +100,14 @@ class NativeEngine:
         return logits_BV
 
     @torch.inference_mode()
+    def mark(self) -> None:
+        """Remember this point, so that `rewind` can come back to it."""
+        assert self._state is not None, "begin() comes first"
+        self._state.mark()
+
+    @torch.inference_mode()
     def rewind(self, length: int) -> None:
-        """Forget all tokens from `length` on, in each sequence."""
+        """Forget all tokens from `length` on, in each sequence: 0, or a length that was marked in this batch."""
         assert self._state is not None, "begin() comes first"
         self._state.rewind(length)
 
@@ -150,6 +156,7 @@ class NativeEngine:
 
     def _capture(self, state: DecoderState) -> CapturedStep:
         length = state.length
+        state.mark()
 
         def restore() -> None:
             state.advance(1)

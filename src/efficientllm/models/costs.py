@@ -9,6 +9,8 @@ see each other, active parts only, nothing recomputed. Norms, activations and so
 
 from __future__ import annotations
 
+import torch
+
 from efficientllm.models.decoder import Block, Decoder
 from efficientllm.models.linear import num_parameters, stored_bytes
 from efficientllm.records.measurement import ModelFacts
@@ -25,13 +27,14 @@ _TRAIN_PASSES = 10
 _TRAIN_COPIES = 4
 
 
-def facts(decoder: Decoder, dtype_bytes: int, train_tokens: int) -> ModelFacts:
+def facts(decoder: Decoder, dtype_bytes: int, train_tokens: int, *, trains_in: torch.dtype | None = None) -> ModelFacts:
     """Return the model's counts.
 
     Args:
         decoder: the model.
         dtype_bytes: bytes of a number in the decode state.
         train_tokens: length of a training row.
+        trains_in: the type in which training computes; None for inference, in the weights' own.
     """
     blocks = _blocks(decoder)
     total = num_parameters(decoder)
@@ -46,7 +49,7 @@ def facts(decoder: Decoder, dtype_bytes: int, train_tokens: int) -> ModelFacts:
         cache_bytes_per_token=cache_bytes_per_token(decoder, dtype_bytes),
         state_bytes=sum(block.mixer.state_bytes(dtype_bytes) for block in blocks),
         train_flops_per_token=_TRAIN_FACTOR * forward_flops(decoder, train_tokens) / train_tokens,
-        implementations=_implementations(blocks[0]),
+        implementations=_implementations(blocks[0], trains_in or decoder.dtype, gradients=trains_in is not None),
     )
 
 
@@ -113,18 +116,20 @@ def prefill_work(decoder: Decoder, batch: int, tokens: int) -> Work:
 def decode_work(decoder: Decoder, batch: int, context: int) -> Work:
     """Return the work of one further token in each row, with `context` tokens already in the state.
 
-    `moved_bytes`: the weights once, what each row's token sees of its state, and what is added to it.
+    `moved_bytes`: the weights once, what each row's token sees of its state, and what is added to it; the constant part
+    is read and written. `working_set_bytes` has each once.
     """
     dtype_bytes = decoder.dtype.itemsize
     read = batch * sum(block.mixer.read_bytes(context, dtype_bytes) for block in _blocks(decoder))
     written = batch * cache_bytes_per_token(decoder, dtype_bytes)
-    moved = _weight_bytes_read(decoder, batch, 1) + read + written
+    rewritten = batch * sum(block.mixer.state_bytes(dtype_bytes) for block in _blocks(decoder))
+    touched = _weight_bytes_read(decoder, batch, 1) + read + written
     return Work(
         tokens=batch,
         samples=batch,
         model_flops=batch * forward_flops(decoder, 1, context),
-        moved_bytes=moved,
-        working_set_bytes=moved,
+        moved_bytes=touched + rewritten,
+        working_set_bytes=touched,
     )
 
 
@@ -142,9 +147,10 @@ def _weight_bytes_read(decoder: Decoder, num_tokens: int, num_positions: int) ->
     return float(stored_bytes(decoder) - unread_table + rows - idle * table.element_size())
 
 
-def _implementations(block: Block) -> dict[str, str]:
+def _implementations(block: Block, dtype: torch.dtype, *, gradients: bool) -> dict[str, str]:
     """Return slot -> how it computes here, for the slots that have several ways; all layers have the same."""
-    named = {"mixer": block.mixer.implementation, "mlp": block.mlp.implementation}
+    parts = {"mixer": block.mixer, "mlp": block.mlp}
+    named = {slot: part.implementation(dtype, gradients=gradients) for slot, part in parts.items()}
     return {slot: name for slot, name in named.items() if name}
 
 

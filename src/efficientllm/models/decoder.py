@@ -71,8 +71,13 @@ class DecoderState:
         for layer in self.layers:
             layer.advance(num_tokens)
 
+    def mark(self) -> None:
+        """Remember this point, so that `rewind` can come back to it whatever the mixer."""
+        for layer in self.layers:
+            layer.mark()
+
     def rewind(self, length: int) -> None:
-        """Forget all tokens from `length` on."""
+        """Forget all tokens from `length` on: 0, a marked length, or, where all layers have caches, any."""
         for layer in self.layers:
             layer.rewind(length)
         self.next_1.fill_(length)

@@ -16,9 +16,13 @@ class Part(nn.Module):
         after_step()        … once
     """
 
-    @property
-    def implementation(self) -> str:
-        """How it computes many tokens on its device, in the type that autocast gives; empty if there is one way."""
+    def implementation(self, dtype: torch.dtype, *, gradients: bool) -> str:
+        """Return, for the record, how it computes many tokens on its weights' device; empty if there is one way.
+
+        Args:
+            dtype: of the numbers; autocast's own where it is on.
+            gradients: whether a backward pass follows.
+        """
         return ""
 
     def losses(self) -> dict[str, Tensor]:

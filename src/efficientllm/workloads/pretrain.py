@@ -44,7 +44,8 @@ def run(job: Job) -> None:
         loop = TrainLoop(decoder, settings, prepared.train, device, job.trial.seed)
     copy_cards(recorder, settings)
     with loop.autocast():
-        recorder.model(facts(decoder, getattr(torch, settings.dtype).itemsize, settings.sequence_tokens))
+        dtype = getattr(torch, settings.dtype)
+        recorder.model(facts(decoder, dtype.itemsize, settings.sequence_tokens, trains_in=dtype))
     _train(job, loop)
     quality.judge(quality.decoder_scorer(decoder, settings), prepared, settings, device, recorder)
     if job.artifact:

@@ -27,6 +27,7 @@ from efficientllm.models.mixers._probe import (
     same,
     tokens,
 )
+from efficientllm.models.mixers._rewind_checks import fixed_addresses, rewind
 from efficientllm.models.position._contract import Position, positions_of
 
 Check = Callable[[MixerEntry], None]
@@ -87,20 +88,6 @@ def long_cache(entry: MixerEntry) -> None:
     state = empty_state(mixer, 1024, fixed=True)
     got = in_chunks(mixer, x, [598, 1, 1], state)
     same(got, expected, "single tokens after 598 others differ from all at once")
-
-
-def rewind(entry: MixerEntry) -> None:
-    """After a rewind the state is as it was at that length."""
-    mixer = make_mixer(entry)
-    x = tokens(20)
-    state = empty_state(mixer, 32, fixed=False)
-    first = in_chunks(mixer, x, [13, 1, 1, 5], state)
-    state.rewind(13)
-    assert state.length == 13, f"rewind(13) leaves a length of {state.length}"
-    again = in_chunks(mixer, x[:, 13:], [1, 6], state, start=13)
-    same(again, first[:, 13:], "tokens after a rewind differ from the first time")
-    state.rewind(0)
-    same(in_chunks(mixer, x, [20], state), first, "tokens after a rewind to 0 differ from the first time")
 
 
 def cache_size(entry: MixerEntry) -> None:
@@ -241,6 +228,7 @@ CHECKS: dict[str, Check] = {
     "chunked prefill equals all at once": chunked,
     "long cache with fixed shapes": long_cache,
     "rewind": rewind,
+    "state at fixed addresses": fixed_addresses,
     "cache as large as it says": cache_size,
     "FLOPs as it says": flops,
     "parameters as it says": parameters,

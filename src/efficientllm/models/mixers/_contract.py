@@ -9,6 +9,10 @@ Letters of tensor shapes, in all of `models/`:
     H  width of a head              W  width of what is remembered for a token and a head
     R  rank of MLA's latent         P  width of MLA's rotary part
     F  inner width of the mlp       V  vocabulary
+    C  chunks of a sequence         L  tokens of a chunk
+    X  whatever else lies side by side, as the comment beside it says
+
+A recurrent mixer remembers a matrix for each head, BNHW: keys are H wide, values W.
 
 A mixer of your own: subclass `Mixer`, end the file with `ENTRY = MixerEntry(card=..., build=...)`, and run
 `efficientllm check my_mixer.py`, which calls the checks of `_checks.py` that every mixer of this folder passes.
@@ -48,10 +52,24 @@ class State:
         """Count the tokens of a forward pass; whoever called `forward` calls this, no layer does."""
         self.length += num_tokens
 
+    def mark(self) -> None:
+        """Remember this point, so that `rewind` can come back to it; what this costs is no part of `state_bytes`.
+
+        A cache can go back anywhere and does nothing. What cannot (a recurrent state) keeps a copy of itself, until it
+        goes back beyond this point. Mark where a measured loop begins, not inside of it.
+        """
+
     def rewind(self, length: int) -> None:
-        """Forget all tokens from `length` on."""
+        """Forget all tokens from `length` on: 0, a marked length, or, in a cache, any up to the present one.
+
+        Tensors are written in place.
+        """
         assert 0 <= length <= self.length, f"cannot rewind from {self.length} tokens to {length}"
         self.length = length
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Return all tensors that a step reads or writes; each keeps its address as long as the state lives."""
+        return ()
 
     def bytes_per_token(self) -> int:
         """Return how much the state grows for a token and a sequence, in bytes."""

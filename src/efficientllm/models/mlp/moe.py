@@ -75,10 +75,9 @@ class MixtureOfExperts(Mlp):
         self.counters: Tensor  # rows: this step, since reset; columns: tokens by expert, entropy, forward passes
         self._losses: dict[str, Tensor] = {}
 
-    @property
-    def implementation(self) -> str:
-        """How many tokens are computed at once here: `grouped`, or `split` (see `_moe_paths`)."""
-        return "grouped" if self._groups() else "split"
+    def implementation(self, dtype: torch.dtype, *, gradients: bool) -> str:
+        """Return how many tokens are computed at once here: `grouped`, or `split` (see `_moe_paths`)."""
+        return "grouped" if self._groups(dtype) else "split"
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Return what is added to the residual stream, BTD."""
@@ -177,7 +176,7 @@ class MixtureOfExperts(Mlp):
 
     def _path(self, x_BTD: Tensor) -> str:
         rows, tokens = x_BTD.shape[:-1].numel() // x_BTD.shape[-2], x_BTD.shape[-2]
-        if self._groups():
+        if self._groups(compute_dtype(self.down.weight)):
             return "grouped"
         if x_BTD.device.type != "cuda":
             return "one token" if rows * tokens == 1 and not self.training else "split"
@@ -186,9 +185,8 @@ class MixtureOfExperts(Mlp):
         # A step that may be captured: copies of the pairs' weights as long as those are fewer than all experts
         return "gathered" if rows * self.options.active_experts < self.options.num_experts else "masked"
 
-    def _groups(self) -> bool:
+    def _groups(self, dtype: torch.dtype) -> bool:
         weight, options = self.down.weight, self.options
-        dtype = compute_dtype(weight)
         return paths.grouped_fits(weight.device, dtype, self.shape.width, options.expert_width, options.num_experts)
 
     def _expert_size(self) -> int:

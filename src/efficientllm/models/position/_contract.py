@@ -33,12 +33,14 @@ class Position(nn.Module):
 
     Attributes:
         biases_scores: whether `score_bias` returns something; a mixer that cannot add it refuses in `supports`.
+        rotates: whether `rotate` turns queries and keys; a mixer that has none refuses in `supports`.
         family: whether Llama-family checkpoints have this encoding.
         absolute: whether a text reads differently when all its positions move on by the same number.
         max_positions: how many positions there are; 0 = no end.
     """
 
     biases_scores = False
+    rotates = False
     family = False
     absolute = False
     max_positions: int = 0

@@ -19,6 +19,7 @@ class RotaryPosition(Position):
     With `shape.rotary_share` below 1 the same is done to the first numbers of a head alone (GPT-NeoX), H being theirs.
     """
 
+    rotates = True
     family = True
 
     def __init__(self, shape: Shape, rotary_dim: int) -> None:
