@@ -50,7 +50,7 @@ class State:
         assert 0 <= length <= self.length, f"cannot rewind from {self.length} tokens to {length}"
         self.length = length
 
-    def bytes_per_token(self) -> int:
+    def bytes_per_token(self) -> float:
         """Return how much the state grows for a token and a sequence, in bytes."""
         return 0
 
@@ -65,10 +65,12 @@ class Mixer(nn.Module):
     Attributes:
         shape: the decoder's shape, with what the mixer changes in it.
         rotary_dim: width of what it hands to `positions.rotate`; 0 if it never does.
+        room_step: tokens by which its state grows at once, where it keeps something for several tokens together.
     """
 
     shape: Shape
     rotary_dim: int = 0
+    room_step: int = 1
 
     def forward(
         self, x_BTD: Tensor, positions: Positions, state: State | None = None, sequence_ids_BT: Tensor | None = None
