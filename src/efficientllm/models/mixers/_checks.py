@@ -107,7 +107,9 @@ def rewind(entry: MixerEntry) -> None:
     mixer = make_mixer(entry)
     x = tokens(20)
     state = empty_state(mixer, 32, fixed=False)
-    first = in_chunks(mixer, x, [13, 1, 1, 5], state)
+    first = in_chunks(mixer, x[:, :13], [13], state)
+    state.mark()
+    first = torch.cat((first, in_chunks(mixer, x[:, 13:], [1, 1, 5], state, start=13)), 1)
     state.rewind(13)
     assert state.length == 13, f"rewind(13) leaves a length of {state.length}"
     again = in_chunks(mixer, x[:, 13:], [1, 6], state, start=13)

@@ -45,6 +45,13 @@ class State:
         """Count the tokens of a forward pass; whoever called `forward` calls this, no layer does."""
         self.length += num_tokens
 
+    def mark(self) -> None:
+        """Remember this point, so that `rewind` can come back to it; what this costs is no part of `state_bytes`.
+
+        A cache can go back anywhere and does nothing. What cannot (a recurrent state) keeps a copy of itself, until it
+        goes back beyond this point. Mark where a measured loop begins, not inside of it.
+        """
+
     def rewind(self, length: int) -> None:
         """Forget all tokens from `length` on."""
         assert 0 <= length <= self.length, f"cannot rewind from {self.length} tokens to {length}"

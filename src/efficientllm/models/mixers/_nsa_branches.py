@@ -55,7 +55,7 @@ def selected_branch(
     # With several sequences a row, keys are the queries' own tokens; with one, sequences start at 0.
     start_of_key_BS = 0 if layout.skip_BT is None else layout.start_BT
     block_of_key_BS = (index_1S - start_of_key_BS) // blocks.select_block
-    batch, num_kv_heads, _, num_picks = picks_BKTn.shape
+    batch, num_kv_heads = picks_BKTn.shape[:2]
     # One place more than there are blocks takes the picks of nothing.
     chosen_BKTJ = torch.zeros(*picks_BKTn.shape[:3], layout.num_blocks + 1, dtype=torch.bool, device=q_BNTH.device)
     chosen_BKTJ.scatter_(-1, picks_BKTn.where(picks_BKTn >= 0, layout.num_blocks), True)
@@ -67,9 +67,7 @@ def selected_branch(
         own_BTS = (index_1S[:, None, :seen] <= here_BT1) & (index_1S[:, None, :seen] >= start_BT1)
         index = block_of_key_BS[:, None, None, :seen].expand(batch, num_kv_heads, last - first, -1)
         visible_BKTS = chosen_BKTJ[:, :, first:last].gather(-1, index) & own_BTS[:, None]
-        pieces.append(
-            _masked(q_BNTH[:, :, first:last], k_BKSH[:, :, :seen], v_BKSH[:, :, :seen], visible_BKTS, scale)
-        )
+        pieces.append(_masked(q_BNTH[:, :, first:last], k_BKSH[:, :, :seen], v_BKSH[:, :, :seen], visible_BKTS, scale))
     return torch.cat(pieces, 2)
 
 
@@ -100,7 +98,8 @@ def sliding_branch(
         key_ids = _two_windows(ids_BS, window, 1).flatten(0, 1)[:, None]
         visible_XTS = visible_XTS & (query_ids == key_ids)
     mixed_XNTH = _masked(q_XNTH, k_XKSH, v_XKSH, visible_XTS[:, None], scale)
-    return mixed_XNTH.unflatten(0, (batch, -1)).transpose(1, 2).flatten(2, 3)[:, :, :new]
+    mixed_BNTH: Tensor = mixed_XNTH.unflatten(0, (batch, -1)).transpose(1, 2).flatten(2, 3)
+    return mixed_BNTH[:, :, :new]
 
 
 def one_token_branch(q_BNH: Tensor, k_BKSH: Tensor, v_BKSH: Tensor, visible_BKS: Tensor, scale: float) -> Tensor:
@@ -110,7 +109,8 @@ def one_token_branch(q_BNH: Tensor, k_BKSH: Tensor, v_BKSH: Tensor, visible_BKS:
     scores_BKGS = (q_BKGH * scale) @ k_BKSH.transpose(2, 3)
     scores_BKGS = scores_BKGS.masked_fill(~visible_BKS[:, :, None], -torch.inf)
     weights_BKGS = scores_BKGS.softmax(-1, dtype=torch.promote_types(scores_BKGS.dtype, torch.float32))
-    return (weights_BKGS.to(v_BKSH.dtype) @ v_BKSH).flatten(1, 2)
+    mixed_BKGH: Tensor = weights_BKGS.to(v_BKSH.dtype) @ v_BKSH
+    return mixed_BKGH.flatten(1, 2)
 
 
 def _two_windows(x: Tensor, window: int, axis: int) -> Tensor:

@@ -43,6 +43,10 @@ class Layout:
         ends_B1E, here_BT1 = self.ends_BE[:, None], self.here_BT[..., None]
         return (ends_B1E <= here_BT1) & (ends_B1E >= self.start_BT[..., None] + (blocks.compress_block - 1))
 
+    def first_keys(self, picks_BKTn: Tensor, blocks: Blocks) -> Tensor:
+        """Return the index of the first key of each picked block, BKTn; -1 for none."""
+        return torch.where(picks_BKTn < 0, -1, picks_BKTn * blocks.select_block + self.start_BT[:, None, :, None])
+
     def rows(self, first: int, last: int) -> Layout:
         """Return the layout of the queries from `first` to before `last`."""
         skip = None if self.skip_BT is None else self.skip_BT[:, first:last]
@@ -87,14 +91,15 @@ def packed_layout(blocks: Blocks, sequence_ids_BT: Tensor, positions: Positions)
 
 def entry_probabilities(q_BNTH: Tensor, k_BKEH: Tensor, visible_BTE: Tensor, scale: float) -> Tensor:
     """Return the attention of each query to the compressed entries, BKGTE in float32; all 0 where it sees none."""
-    batch, num_heads, new, _ = q_BNTH.shape
+    batch, new = q_BNTH.shape[0], q_BNTH.shape[2]
     q_BKXH = q_BNTH.reshape(batch, k_BKEH.shape[1], -1, q_BNTH.shape[-1])  # X: group × tokens
     scores = (q_BKXH @ k_BKEH.transpose(2, 3) * scale).unflatten(2, (-1, new))
     scores_BKGTE = scores.to(torch.promote_types(scores.dtype, torch.float32))
     visible = visible_BTE[:, None, None]
     # Not -inf: a row that sees nothing would become NaN, and its gradient too.
     lowest = torch.finfo(scores_BKGTE.dtype).min
-    return scores_BKGTE.masked_fill(~visible, lowest).softmax(-1) * visible
+    weights_BKGTE: Tensor = scores_BKGTE.masked_fill(~visible, lowest).softmax(-1) * visible
+    return weights_BKGTE
 
 
 @torch.no_grad()
@@ -116,9 +121,9 @@ def choose_blocks(probabilities_BKGTE: Tensor, layout: Layout, blocks: Blocks) -
 
 
 def block_scores(probabilities_BKTE: Tensor, layout: Layout, blocks: Blocks) -> Tensor:
-    """Return each block's score, BKTJ: the probabilities of the entries that overlap it (equation 9 of the paper).
+    """Return each block's score, BKTJ: the probabilities of the entries that overlap it. J: selection blocks.
 
-    An entry counts once for each stride of its tokens that lies in the block. J: selection blocks.
+    An entry counts once for each stride of its tokens that lies in the block: the paper's rule for blocks of two sizes.
     """
     if layout.skip_BT is not None:
         probabilities_BKTE = _from_own_sequence(probabilities_BKTE, layout.skip_BT)
@@ -128,7 +133,8 @@ def block_scores(probabilities_BKTE: Tensor, layout: Layout, blocks: Blocks) -> 
     for shift in range(blocks.compress_block // stride):
         kept = max(0, min(num_entries, num_strides - shift))  # what is left out lies beyond all tokens
         strides[..., shift : shift + kept] += probabilities_BKTE[..., :kept]
-    return strides.unflatten(-1, (layout.num_blocks, -1)).sum(-1)
+    scores_BKTJ: Tensor = strides.unflatten(-1, (layout.num_blocks, -1)).sum(-1)
+    return scores_BKTJ
 
 
 def _from_own_sequence(probabilities_BKTE: Tensor, skip_BT: Tensor) -> Tensor:

@@ -5,8 +5,8 @@
     sliding      keys and values of the last tokens, in a ring                           constant
     raw          keys and values that the next compressed entries are made of, in a ring constant
 
-A token at index i lies in slot i mod size of a ring. Rings hold `SLACK` tokens more than the branches look back, so
-that a rewind by up to so many tokens finds all that it needs.
+A token at index i lies in slot i mod size of a ring. A ring overwrites what no later token needs; to go back, the rings
+are copied at a mark.
 """
 
 from __future__ import annotations
@@ -16,9 +16,6 @@ from torch import Tensor
 
 from efficientllm.models.mixers._contract import State
 from efficientllm.models.mixers._nsa_blocks import Blocks
-
-#: Tokens that a rewind may take back, unless it takes back all.
-SLACK = 64
 
 Pair = tuple[Tensor, Tensor]
 
@@ -44,7 +41,7 @@ class NsaState(State):
         super().__init__(fixed_shapes=device.type == "cuda")
         self.blocks, self.max_tokens = blocks, max_tokens
         self._vector_bytes = 2 * num_kv_heads * head_dim * dtype.itemsize
-        self._furthest = 0
+        self._marked: tuple[int, tuple[Tensor, ...]] = (0, ())
 
         def pair(places: int) -> Pair:
             # Zeros, not empty: what is masked is still multiplied by 0, and 0 * NaN is NaN.
@@ -54,21 +51,30 @@ class NsaState(State):
             return keys, values
 
         self.selected, self.compressed = pair(max_tokens), pair(-(-max_tokens // blocks.compress_stride))
-        self.sliding, self.raw = pair(blocks.window + SLACK), pair(blocks.compress_block + SLACK)
+        self.sliding, self.raw = pair(blocks.window), pair(blocks.compress_block)
 
-    def advance(self, num_tokens: int) -> None:
-        """Count the tokens of a forward pass."""
-        super().advance(num_tokens)
-        self._furthest = max(self._furthest, self.length)
+    def mark(self) -> None:
+        """Remember this point, with a copy of the rings, so that `rewind` can come back to it."""
+        self._marked = self.length, tuple(part.clone() for part in (*self.sliding, *self.raw))
 
     def rewind(self, length: int) -> None:
-        """Forget all tokens from `length` on: all of them, or at most `SLACK` before the furthest one ever held."""
-        assert length == 0 or self._furthest - length <= SLACK, (
-            f"nsa keeps {SLACK} tokens to rewind by, not the {self._furthest - length} from {self._furthest} to {length}"
-        )
+        """Forget all tokens from `length` on: 0, the marked length, or any while no ring has overwritten a token."""
+        marked, copies = self._marked
+        if copies and length == marked:
+            for part, copy in zip((*self.sliding, *self.raw), copies, strict=True):
+                part.copy_(copy)
+        else:
+            kept = min(self.sliding[0].shape[2], self.raw[0].shape[2])
+            assert length in (0, self.length) or self.length <= kept, (
+                f"nsa cannot rewind from {self.length} tokens to {length}: its rings have gone on; mark({length}) first"
+            )
+        if length < marked:
+            self._marked = 0, ()
         super().rewind(length)
-        if length == 0:
-            self._furthest = 0
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Return all tensors that a step reads or writes."""
+        return (*self.selected, *self.compressed, *self.sliding, *self.raw)
 
     def bytes_per_token(self) -> float:
         """Return the growth a token and a sequence, in bytes: one token, and one stride-th of an entry."""
@@ -114,7 +120,8 @@ class NsaState(State):
         if num_before:
             before = torch.arange(self.length - num_before, self.length, device=new[0].device) % size
             keys, values = (
-                torch.cat((part.index_select(2, before), x.to(part.dtype)), 2) for part, x in zip(ring, new, strict=True)
+                torch.cat((part.index_select(2, before), x.to(part.dtype)), 2)
+                for part, x in zip(ring, new, strict=True)
             )
             joined = keys, values
         kept = min(num_new, size)
@@ -132,7 +139,7 @@ def put_one(cache: Pair, new: Pair, slot_1: Tensor) -> None:
 
 def constant_tokens(blocks: Blocks) -> int:
     """Return the places of the two rings."""
-    return blocks.window + blocks.compress_block + 2 * SLACK
+    return blocks.window + blocks.compress_block
 
 
 def rows_at(cache_BKSH: Tensor, index_BKX: Tensor) -> Tensor:

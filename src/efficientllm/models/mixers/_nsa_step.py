@@ -57,9 +57,7 @@ def _seen(state: NsaState, fixed: bool) -> int:
     return state.max_tokens if fixed else state.length + 1
 
 
-def _entries(
-    mixer: NativeSparseAttention, positions: Positions, state: NsaState, here_1: Tensor, fixed: bool
-) -> Pair:
+def _entries(mixer: NativeSparseAttention, positions: Positions, state: NsaState, here_1: Tensor, fixed: bool) -> Pair:
     """Write the entry that the new token completes, if it does, and return those that are to be scored."""
     blocks = mixer.blocks
     done, before = blocks.num_entries(state.length + 1), blocks.num_entries(state.length)
@@ -84,9 +82,7 @@ def _entries(
     return keys, values
 
 
-def _all_tokens(
-    mixer: NativeSparseAttention, q_BNH: Tensor, state: NsaState, here_1: Tensor, fixed: bool
-) -> Tensor:
+def _all_tokens(mixer: NativeSparseAttention, q_BNH: Tensor, state: NsaState, here_1: Tensor, fixed: bool) -> Tensor:
     """Return the selected branch where there is no block that is not selected."""
     keys, values = (part[:, :, : _seen(state, fixed)] for part in state.selected)
     visible_S = torch.arange(keys.shape[2], device=here_1.device) <= here_1
@@ -106,8 +102,6 @@ def _picked_tokens(
 
 
 def _ring_tokens(mixer: NativeSparseAttention, q_BNH: Tensor, state: NsaState, here_1: Tensor) -> Tensor:
-    """Return the sliding branch: a slot holds the last token that fell on it, if that one exists and is near."""
-    size = state.sliding[0].shape[2]
-    back_S = (here_1 - torch.arange(size, device=here_1.device)) % size
-    visible_S = (back_S < mixer.blocks.window) & (back_S <= here_1)
+    """Return the sliding branch: all of the ring, once it is full."""
+    visible_S = torch.arange(state.sliding[0].shape[2], device=here_1.device) <= here_1
     return one_token_branch(q_BNH, *state.sliding, visible_S[None, None], mixer.scale)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -12,6 +14,7 @@ from efficientllm.models.mixers._contract import Mixer, MixerEntry, State
 from efficientllm.models.mixers._nsa_blocks import Blocks
 from efficientllm.models.mixers._nsa_branches import compressed_branch, selected_branch, sliding_branch
 from efficientllm.models.mixers._nsa_compress import Compression, rotate_entries
+from efficientllm.models.mixers._nsa_find import find_kernel, rows_of
 from efficientllm.models.mixers._nsa_reference import reference_branches
 from efficientllm.models.mixers._nsa_select import Layout, layout_of, packed_layout
 from efficientllm.models.mixers._nsa_state import NsaState, Pair, constant_tokens
@@ -66,7 +69,6 @@ class NativeSparseAttention(Mixer):
         """Return the mixed tokens; see the contract."""
         q_BNTH, raw, selected, sliding = self._project(x_BTD, positions)
         if state is None:
-            new = x_BTD.shape[1]
             layout, compressed = self._entries(raw, positions, sequence_ids_BT)
             mixed = self._branches(q_BNTH, compressed, selected, sliding, layout, positions, sequence_ids_BT)
             return self._write(mixed, x_BTD)
@@ -130,6 +132,13 @@ class NativeSparseAttention(Mixer):
         vectors = entries + blocks.selected_tokens(context) - 1 + near + completed * (blocks.compress_block - 1)
         return 2.0 * self.kv_rows * dtype_bytes * vectors
 
+    def implementation(self, dtype: torch.dtype, *, gradients: bool) -> str:
+        """Return what computes the selected branch over many tokens; the others are torch's own attention."""
+        if find_kernel(self.out.weight.device, dtype, self.shape.head_dim) is None:
+            return "torch, selected blocks as masked attention over all past tokens"
+        group = self.num_heads // self.num_kv_heads
+        return f"triton, groups of {group} query heads padded to {rows_of(group)} rows"
+
     def compress(self, raw: Pair, positions: Positions, ends_BE: Tensor, consecutive: bool) -> Pair:
         """Return the compressed keys and values BKEH of blocks that end at these tokens of the call."""
         if consecutive:
@@ -187,10 +196,14 @@ class NativeSparseAttention(Mixer):
         blocks, scale, ids, seen = self.blocks, self.scale, sequence_ids_BT, selected[0].shape[2]
         everything = seen <= blocks.reach  # all blocks there are, are selected
         compressed_BNTH, picks = compressed_branch(q_BNTH, *compressed, layout, blocks, scale, not everything)
+        kernel = find_kernel(q_BNTH.device, q_BNTH.dtype, self.shape.head_dim)
         if picks is None:
             selected_BNTH = attention(q_BNTH, *selected, positions, scale=scale, sequence_ids_BT=ids)
-        else:
+        elif kernel is None:
             selected_BNTH = selected_branch(q_BNTH, *selected, picks, layout, blocks, scale)
+        else:
+            starts_BKTn = layout.first_keys(picks, blocks)
+            selected_BNTH = kernel(q_BNTH, *selected, starts_BKTn, scale, blocks.select_block, ids is None)
         return compressed_BNTH, selected_BNTH, sliding_branch(q_BNTH, *sliding, blocks.window, scale, ids)
 
     def _reference_apart(self, x_BTD: Tensor, positions: Positions, sequence_ids_BT: Tensor) -> Tensor:
@@ -199,7 +212,7 @@ class NativeSparseAttention(Mixer):
             cuts = [0, *(i for i in range(1, len(ids)) if ids[i] != ids[i - 1]), len(ids)]
             index_1T = positions.index_BT[min(row, positions.index_BT.shape[0] - 1)][None]
             parts = []
-            for first, last in zip(cuts, cuts[1:], strict=False):
+            for first, last in pairwise(cuts):
                 alone = positions.encoding.at(index_1T[:, first:last], x_BTD.dtype)
                 parts.append(self.reference(x_BTD[row : row + 1, first:last], alone))
             rows.append(torch.cat(parts, 1))
