@@ -13,7 +13,7 @@ _LEAST_CAPABILITY = (8, 0)
 
 
 class SelectedAttention(Protocol):
-    """`_nsa_op.selected_attention`."""
+    """`_nsa_kernel_op.selected_attention`."""
 
     def __call__(
         self,
@@ -52,7 +52,7 @@ def rows_of(group: int) -> int:
 def _load() -> tuple[SelectedAttention, int] | None:
     """Return the operator and the widest head that it takes, or None where Triton is missing."""
     try:
-        from efficientllm.models.mixers._nsa_op import MAX_HEAD_DIM, selected_attention
+        from efficientllm.models.mixers._nsa_kernel_op import MAX_HEAD_DIM, selected_attention
     except ImportError:
         return None
     return selected_attention, MAX_HEAD_DIM

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from efficientllm.models.mixers import _nsa_kernel as kernel
 from efficientllm.models.mixers._nsa_kernel import MAX_HEAD_DIM as MAX_HEAD_DIM
+from efficientllm.models.mixers._nsa_pieces import pieces_of
 
-#: (query, block) pairs of a piece, the work of one program of `backward_keys`: the first block is in every query's
-#: choice, and its list would keep one program busy long after the others are done.
+#: (query, block) pairs of a piece, the work of one program of `backward_keys`.
 PAIRS_PER_PIECE = 256
 
 
@@ -67,7 +67,7 @@ def _backward(
         q, k, v, starts, lse, delta, pull, grad_q, new, past, *factors, *strides, **sizes, PICKS=starts.shape[3],
         ROWS=tiles.rows, **launch,
     )  # fmt: skip
-    lists = pieces_of(starts.flatten(0, 1), num_keys, select_block, tiles.tile, aligned)
+    lists = pieces_of(starts.flatten(0, 1), num_keys, select_block, tiles.tile, aligned, PAIRS_PER_PIECE)
     num_pieces, num_tiles = lists["tile"].shape[1], lists["bound"].shape[1] - 1
     part_k, part_v = q.new_empty(2, batch * num_kv_heads, num_pieces, tiles.tile, head_dim, dtype=torch.float32)
     kernel.backward_keys[(num_pieces, batch * num_kv_heads)](
@@ -81,50 +81,6 @@ def _backward(
         HEAD=head_dim, WIDE=tiles.wide, TILE=tiles.tile,
     )  # fmt: skip
     return grad_q, grad_k, grad_v
-
-
-def pieces_of(starts: Tensor, num_keys: int, select_block: int, tile: int, aligned: bool) -> dict[str, Tensor]:
-    """Return which queries reach into which tile of keys, cut into pieces; X: rows × key/value heads.
-
-    Args:
-        starts: XTn, first key of each selected block.
-        num_keys: S.
-        select_block: keys of a block.
-        tile: keys of a tile.
-        aligned: whether all blocks start at a multiple of `select_block`.
-
-    Returns:
-        `query` and `start` of each pair, sorted by tile; `tile`, `low` and `high` of each piece, as many as there can
-        be, of which the last may be empty; `bound`: a tile's pieces begin at bound[tile] and end before the next.
-    """
-    rows, num_queries, num_picks = starts.shape
-    num_tiles = -(-num_keys // tile)
-    spans = max(1, select_block // tile) if aligned and not (select_block % tile and tile % select_block) else None
-    spans = spans or (select_block + tile - 2) // tile + 1
-    tile_of = starts[..., None] // tile + torch.arange(spans, device=starts.device)
-    query_T11 = torch.arange(num_queries, device=starts.device)[:, None, None] + (num_keys - num_queries)
-    last = torch.minimum(starts[..., None] + (select_block - 1), query_T11)
-    exists = (starts[..., None] >= 0) & (tile_of * tile <= last)
-    sorted_tiles, order = torch.where(exists, tile_of, num_tiles).flatten(1).sort(dim=1, stable=True)
-    bounds = torch.arange(num_tiles + 1, device=starts.device).expand(rows, -1).contiguous()
-    first_pair = torch.searchsorted(sorted_tiles, bounds.to(sorted_tiles.dtype))
-    pieces = (first_pair.diff(dim=1) + (PAIRS_PER_PIECE - 1)) // PAIRS_PER_PIECE
-    bound = torch.nn.functional.pad(pieces.cumsum(1), (1, 0))
-    number = torch.arange(order.shape[1] // PAIRS_PER_PIECE + num_tiles, device=starts.device).expand(rows, -1)
-    number = number.contiguous()
-    own_tile = torch.searchsorted(bound[:, 1:].contiguous(), number, right=True)
-    exists_piece, own_tile = own_tile < num_tiles, own_tile.clamp(max=num_tiles - 1)
-    low = first_pair.gather(1, own_tile) + (number - bound.gather(1, own_tile)) * PAIRS_PER_PIECE
-    high = torch.minimum(low + PAIRS_PER_PIECE, first_pair.gather(1, own_tile + 1))
-    found = {
-        "query": order // (num_picks * spans),
-        "start": starts.flatten(1).gather(1, order // spans),
-        "tile": own_tile,
-        "low": low * exists_piece,
-        "high": high * exists_piece,
-        "bound": bound,
-    }
-    return {name: x.int().contiguous() for name, x in found.items()}
 
 
 def _sizes(q: Tensor, k: Tensor, starts: Tensor, select_block: int) -> tuple[kernel.Tiles, dict[str, Any]]:
