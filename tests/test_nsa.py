@@ -84,7 +84,7 @@ def test_the_blocks_chosen_are_those_with_the_largest_probability_mass(options):
     blocks = Blocks(**{"num_selected": 4} | options)
     layout = layout_of(blocks, torch.arange(83)[None], blocks.num_entries(83), 83)
     q, k = draw(2, 4, 83, 12).double(), draw(2, 2, layout.ends_BE.shape[1], 12).double()
-    weights_BKGTE = entry_probabilities(q, k, layout.visible(blocks), 0.5)
+    weights_BKGTE = entry_probabilities(q, k, layout.visible(), 0.5)
     picks = choose_blocks(weights_BKGTE, layout, blocks)
     for row, head, place in ((r, h, p) for r in range(2) for h in range(2) for p in range(83)):
         expected = choose_plainly(weights_BKGTE[row, head, :, place].sum(0).tolist(), place, blocks)
@@ -98,12 +98,12 @@ def test_packed_rows_choose_as_each_sequence_alone():
     ids = torch.repeat_interleave(torch.tensor([5, 1, 7, 2]), torch.tensor(lengths))[None]
     packed = packed_layout(blocks, ids, positions_of(Position(), 83))
     ends = packed.ends_BE.clamp(max=82)[0]
-    together = choose_blocks(entry_probabilities(q, k[:, :, ends], packed.visible(blocks), 0.5), packed, blocks)
+    together = choose_blocks(entry_probabilities(q, k[:, :, ends], packed.visible(), 0.5), packed, blocks)
     first = 0
     for length in lengths:
         layout = layout_of(blocks, torch.arange(length)[None], blocks.num_entries(length), length)
         own_k = k[:, :, first : first + length][:, :, layout.ends_BE[0]]
-        weights = entry_probabilities(q[:, :, first : first + length], own_k, layout.visible(blocks), 0.5)
+        weights = entry_probabilities(q[:, :, first : first + length], own_k, layout.visible(), 0.5)
         assert torch.equal(together[:, :, first : first + length], choose_blocks(weights, layout, blocks))
         first += length
 
@@ -236,7 +236,7 @@ def test_in_low_precision_it_is_near_float32_and_has_gradients(dtype):
 def test_before_a_block_is_complete_the_compressed_branch_gives_nothing():
     mixer = make_mixer(ENTRY)
     layout = layout_of(mixer.blocks, torch.arange(40)[None], 1, 40)
-    weights = entry_probabilities(draw(1, 4, 40, 12), draw(1, 2, 1, 12), layout.visible(mixer.blocks), 1.0)
+    weights = entry_probabilities(draw(1, 4, 40, 12), draw(1, 2, 1, 12), layout.visible(), 1.0)
     assert (weights[..., :31, :] == 0).all()
     assert (weights[..., 31:, :] == 1).all()
 

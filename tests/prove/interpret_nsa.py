@@ -53,13 +53,13 @@ def case(heads, kv_heads, head_dim, blocks, new, past, packed):
     else:
         layout = layout_of(blocks, torch.arange(past, seen)[None], blocks.num_entries(seen), seen)
     entries = draw(2, kv_heads, layout.ends_BE.shape[1], head_dim)
-    weights = entry_probabilities(q, entries, layout.visible(blocks), 0.3)
+    weights = entry_probabilities(q, entries, layout.visible(), 0.3)
     return compare(q, k, v, choose_blocks(weights, layout, blocks), layout, blocks)
 
 
 def check_the_mixer(heads, kv_heads, head_dim, select_block):
     """Hold the whole mixer over the kernels to its reference, with the contract's own checks."""
-    nsa.find_kernel = lambda device, dtype, head_dim: _nsa_kernel_op.selected_attention
+    nsa.find_kernel = lambda device, dtype, head_dim, group: _nsa_kernel_op.selected_attention
     options = {"window": 16, "select_block": min(12, select_block), "compress_block": 4, "compress_stride": 2}
 
     def build(shape):

@@ -103,3 +103,12 @@ class Blocks:
         others = growing * (growing - 1) // 2 + (full - growing) * most  # whole blocks, summed over the full ones
         own = full * size * (size + 1) // 2 + rest * (rest + 1) // 2
         return own + size * (size * others + rest * min(full, most))
+
+
+def rows_of(group: int) -> int:
+    """Return the rows to which a group of query heads is padded for the tensor cores.
+
+    >>> rows_of(7), rows_of(16), rows_of(20)
+    (16, 16, 32)
+    """
+    return max(16, 1 << (group - 1).bit_length())

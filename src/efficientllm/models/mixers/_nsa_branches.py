@@ -23,7 +23,7 @@ def compressed_branch(
     batch, num_heads, new, _ = q_BNTH.shape
     row_scores = batch * num_heads * max(1, k_BKEH.shape[2])
     if row_scores * new <= WRITTEN_SCORES:
-        weights_BKGTE = entry_probabilities(q_BNTH, k_BKEH, layout.visible(blocks), scale)
+        weights_BKGTE = entry_probabilities(q_BNTH, k_BKEH, layout.visible(), scale)
         mixed_BKXH = weights_BKGTE.to(v_BKEH.dtype).flatten(2, 3) @ v_BKEH
         picks_BKTn = choose_blocks(weights_BKGTE, layout, blocks) if choose else None
         return mixed_BKXH.view(batch, num_heads, new, -1), picks_BKTn
@@ -32,11 +32,9 @@ def compressed_branch(
     for first in range(0, new, piece) if choose else ():
         part = layout.rows(first, first + piece)
         with torch.no_grad():
-            weights_BKGTE = entry_probabilities(
-                q_BNTH[:, :, first : first + piece], k_BKEH, part.visible(blocks), scale
-            )
+            weights_BKGTE = entry_probabilities(q_BNTH[:, :, first : first + piece], k_BKEH, part.visible(), scale)
             picks.append(choose_blocks(weights_BKGTE, part, blocks))
-    visible_BTE = layout.visible(blocks)
+    visible_BTE = layout.visible()
     some_BT1 = visible_BTE.any(-1, keepdim=True)
     # A query that sees no entry is let see all, and its result thrown away: kernels differ in what they make of it.
     mixed_BNTH = _masked(q_BNTH, k_BKEH, v_BKEH, (visible_BTE | ~some_BT1)[:, None], scale) * some_BT1[:, None]

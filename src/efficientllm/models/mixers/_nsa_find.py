@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+#: Widest head, and most query heads of a key/value head, whose tiles fit into the shared memory of all devices.
+MAX_HEAD_DIM, MAX_GROUP = 128, 64
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 #: Least CUDA capability that the kernels are compiled for in the tests.
 _LEAST_CAPABILITY = (8, 0)
@@ -29,30 +33,27 @@ class SelectedAttention(Protocol):
         ...
 
 
-def find_kernel(device: torch.device, dtype: torch.dtype, head_dim: int) -> SelectedAttention | None:
+def find_kernel(device: torch.device, dtype: torch.dtype, head_dim: int, group: int) -> SelectedAttention | None:
     """Return the kernels' operator if it serves these numbers on this device, else None."""
-    if device.type != "cuda" or dtype not in (torch.float32, torch.bfloat16, torch.float16):
+    if _OPERATOR is None or device.type != "cuda" or dtype not in _DTYPES:
         return None
-    found = _load()
-    if found is None or head_dim > found[1] or torch.cuda.get_device_capability(device) < _LEAST_CAPABILITY:
+    if head_dim > MAX_HEAD_DIM or group > MAX_GROUP:
         return None
-    return found[0]
+    # A compiler that traces this cannot ask the device.
+    if not torch.compiler.is_compiling() and torch.cuda.get_device_capability(device) < _LEAST_CAPABILITY:
+        return None
+    return _OPERATOR
 
 
-def rows_of(group: int) -> int:
-    """Return the rows to which a group of query heads is padded for the tensor cores.
-
-    >>> rows_of(7), rows_of(16), rows_of(20)
-    (16, 16, 32)
-    """
-    return max(16, 1 << (group - 1).bit_length())
-
-
-@functools.cache
-def _load() -> tuple[SelectedAttention, int] | None:
-    """Return the operator and the widest head that it takes, or None where Triton is missing."""
+def _load() -> SelectedAttention | None:
+    """Return the operator, or None where torch knows no CUDA or Triton is missing."""
+    if torch.version.cuda is None:
+        return None
     try:
-        from efficientllm.models.mixers._nsa_kernel_op import MAX_HEAD_DIM, selected_attention
+        from efficientllm.models.mixers._nsa_kernel_op import selected_attention
     except ImportError:
         return None
-    return selected_attention, MAX_HEAD_DIM
+    return selected_attention
+
+
+_OPERATOR = _load()

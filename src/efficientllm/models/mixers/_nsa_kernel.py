@@ -25,12 +25,9 @@ import triton
 import triton.language as tl
 
 from efficientllm.models.kernel_case import KernelCase
-from efficientllm.models.mixers._nsa_find import rows_of
+from efficientllm.models.mixers._nsa_blocks import rows_of
 from efficientllm.models.shape import resolve_shape
 from efficientllm.records.settings import ModelSettings
-
-#: Widest head whose tiles fit into the shared memory of all devices.
-MAX_HEAD_DIM = 128
 
 
 @dataclass(frozen=True)
@@ -239,12 +236,12 @@ _TYPES = {
 
 
 def aot_cases() -> Iterator[KernelCase]:
-    """Yield the launches for the sizes that the paper trains, in bfloat16, and for the widest head in float32."""
+    """Yield the launches of the sizes that the paper trains, and of the largest group and head that are served."""
     layouts = set()
     for name in ("0.5b", "1.5b", "3b"):
         shape = resolve_shape(ModelSettings(size=name), vocab_tokens=2)
         layouts.add((shape.num_heads // shape.num_kv_heads, shape.head_dim, "bf16"))
-    layouts.add((8, MAX_HEAD_DIM, "fp32"))
+    layouts |= {(64, 128, "bf16"), (64, 128, "fp32")}
     for group, head_dim, number in sorted(layouts):
         for function in (forward, backward_queries, backward_keys, sum_pieces):
             yield _case(function, group, head_dim, number)

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from efficientllm.models.mixers import _nsa_kernel as kernel
-from efficientllm.models.mixers._nsa_kernel import MAX_HEAD_DIM as MAX_HEAD_DIM
 from efficientllm.models.mixers._nsa_pieces import pieces_of
 
 #: (query, block) pairs of a piece, the work of one program of `backward_keys`.

@@ -26,7 +26,7 @@ def reference_branches(
     num_tokens, num_kv_heads = q_BNTH.shape[2], selected[0].shape[1]
     token_T = torch.arange(num_tokens, device=q_BNTH.device)
     layout = layout_of(blocks, token_T[None], compressed[0].shape[2], num_tokens)
-    weights_BKGTE = entry_probabilities(q_BNTH, compressed[0], layout.visible(blocks), scale)
+    weights_BKGTE = entry_probabilities(q_BNTH, compressed[0], layout.visible(), scale)
     weights_BNTE = weights_BKGTE.flatten(1, 2).to(q_BNTH.dtype)
     group = q_BNTH.shape[1] // num_kv_heads
     compressed_BNTH = weights_BNTE @ compressed[1].repeat_interleave(group, 1)

@@ -38,10 +38,10 @@ class Layout:
     skip_BT: Tensor | None  # noqa: N815
     num_blocks: int
 
-    def visible(self, blocks: Blocks) -> Tensor:
-        """Return which entries a query sees, BTE: those that lie wholly in its own sequence and its past."""
-        ends_B1E, here_BT1 = self.ends_BE[:, None], self.here_BT[..., None]
-        return (ends_B1E <= here_BT1) & (ends_B1E >= self.start_BT[..., None] + (blocks.compress_block - 1))
+    def visible(self) -> Tensor:
+        """Return which entries a query sees, BTE: those of its own sequence that are complete."""
+        ends_B1E = self.ends_BE[:, None]
+        return (ends_B1E <= self.here_BT[..., None]) & (ends_B1E >= self.start_BT[..., None])
 
     def first_keys(self, picks_BKTn: Tensor, blocks: Blocks) -> Tensor:
         """Return the index of the first key of each picked block, BKTn; -1 for none."""
@@ -138,13 +138,16 @@ def block_scores(probabilities_BKTE: Tensor, layout: Layout, blocks: Blocks) -> 
 
 
 def _from_own_sequence(probabilities_BKTE: Tensor, skip_BT: Tensor) -> Tensor:
-    """Return them counted from the first entry of the query's own sequence."""
+    """Return them counted from the first entry of the query's own sequence.
+
+    Beyond the last entry stands that one again: there no block begins that a token could choose.
+    """
     num_entries = probabilities_BKTE.shape[-1]
     if not num_entries:
         return probabilities_BKTE
     index_BTE = skip_BT[..., None] + torch.arange(num_entries, device=skip_BT.device)
     index_BKTE = index_BTE.clamp(max=num_entries - 1)[:, None].expand(probabilities_BKTE.shape)
-    return probabilities_BKTE.gather(-1, index_BKTE) * (index_BTE < num_entries)[:, None]
+    return probabilities_BKTE.gather(-1, index_BKTE)
 
 
 def _made_once(positions: Positions, key: Hashable, make: Callable[[], Tensor]) -> Tensor:

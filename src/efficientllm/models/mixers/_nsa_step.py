@@ -28,7 +28,7 @@ def nsa_step(
     """Add one token to the state and return what it gets from the three branches, BN1H each.
 
     With fixed shapes nothing depends on the host's length: the token stands at the device's position, all entries there
-    is room for are scored, and an entry is computed in every step, though only each `compress_stride`-th is kept.
+    is room for are scored, and an entry is computed in every step, of which each `compress_stride`-th is a whole one.
     """
     fixed = state.is_fixed_step(1)
     if fixed:
@@ -41,7 +41,7 @@ def nsa_step(
     put_one(state.raw, raw, here_1 % state.raw[0].shape[2])
     compressed = _entries(mixer, positions, state, here_1, fixed)
     layout = layout_of(mixer.blocks, here_1[None], compressed[0].shape[2], _seen(state, fixed))
-    weights_BKG1E = entry_probabilities(q_BNH[:, :, None], compressed[0], layout.visible(mixer.blocks), mixer.scale)
+    weights_BKG1E = entry_probabilities(q_BNH[:, :, None], compressed[0], layout.visible(), mixer.scale)
     compressed_BNH = (weights_BKG1E[..., 0, :].to(compressed[1].dtype) @ compressed[1]).flatten(1, 2)
     if _seen(state, fixed) <= mixer.blocks.reach:
         selected_BNH = _all_tokens(mixer, q_BNH, state, here_1, fixed)
@@ -60,25 +60,19 @@ def _seen(state: NsaState, fixed: bool) -> int:
 def _entries(mixer: NativeSparseAttention, positions: Positions, state: NsaState, here_1: Tensor, fixed: bool) -> Pair:
     """Write the entry that the new token completes, if it does, and return those that are to be scored."""
     blocks = mixer.blocks
-    done, before = blocks.num_entries(state.length + 1), blocks.num_entries(state.length)
-    if fixed or done > before:
+    # With fixed shapes the host's length is not even read: a compiler would make a new program for each.
+    if fixed or blocks.num_entries(state.length + 1) > blocks.num_entries(state.length):
         slots_C = torch.arange(1 - blocks.compress_block, 1, device=here_1.device) + here_1
         slots_C = slots_C % state.raw[0].shape[2]  # never negative: torch's remainder has the divisor's sign
         keys, values = (part.index_select(2, slots_C) for part in state.raw)
         entry = mixer.compress((keys, values), positions, torch.zeros_like(here_1)[None], consecutive=True)
-        place_1 = here_1 - (blocks.compress_block - 1)
-        entry_1 = place_1.clamp(min=0) // blocks.compress_stride
-        if fixed:
-            complete_1 = (place_1 >= 0) & (place_1 % blocks.compress_stride == 0)
-            keys, values = (
-                new.where(complete_1, old.index_select(2, entry_1))
-                for new, old in zip(entry, state.compressed, strict=True)
-            )
-            entry = keys, values
+        # The next entry that the token's block can be: until the block is complete, nothing sees what is written there.
+        past_first_1 = here_1 - (blocks.compress_block - 1)
+        entry_1 = ((past_first_1 + (blocks.compress_stride - 1)) // blocks.compress_stride).clamp(min=0)
         put_one(state.compressed, entry, entry_1)
     if fixed:
         return state.compressed
-    keys, values = (part[:, :, :done] for part in state.compressed)
+    keys, values = (part[:, :, : blocks.num_entries(state.length + 1)] for part in state.compressed)
     return keys, values
 
 

@@ -11,10 +11,10 @@ from efficientllm.errors import Unsupported
 from efficientllm.models.linear import Linear
 from efficientllm.models.mixers._attention import attention
 from efficientllm.models.mixers._contract import Mixer, MixerEntry, State
-from efficientllm.models.mixers._nsa_blocks import Blocks
+from efficientllm.models.mixers._nsa_blocks import Blocks, rows_of
 from efficientllm.models.mixers._nsa_branches import compressed_branch, selected_branch, sliding_branch
 from efficientllm.models.mixers._nsa_compress import Compression, rotate_entries
-from efficientllm.models.mixers._nsa_find import find_kernel, rows_of
+from efficientllm.models.mixers._nsa_find import find_kernel
 from efficientllm.models.mixers._nsa_reference import reference_branches
 from efficientllm.models.mixers._nsa_select import Layout, layout_of, packed_layout
 from efficientllm.models.mixers._nsa_state import NsaState, Pair, constant_tokens
@@ -52,6 +52,7 @@ class NativeSparseAttention(Mixer):
         self.blocks = Blocks(window, select_block, num_selected, compress_block, compress_stride)
         self.shape, self.rotary_dim, self.room_step = shape, shape.head_dim, compress_stride
         self.num_heads, self.num_kv_heads = shape.num_heads, shape.num_kv_heads
+        self.group = shape.num_heads // shape.num_kv_heads
         self.q_rows, self.kv_rows = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
         self.scale = shape.head_dim**-0.5
         self.qkv = Linear(shape.width, self.q_rows + 6 * self.kv_rows, bias=shape.qkv_bias)
@@ -134,10 +135,9 @@ class NativeSparseAttention(Mixer):
 
     def implementation(self, dtype: torch.dtype, *, gradients: bool) -> str:
         """Return what computes the selected branch over many tokens; the others are torch's own attention."""
-        if find_kernel(self.out.weight.device, dtype, self.shape.head_dim) is None:
+        if find_kernel(self.out.weight.device, dtype, self.shape.head_dim, self.group) is None:
             return "torch, selected blocks as masked attention over all past tokens"
-        group = self.num_heads // self.num_kv_heads
-        return f"triton, groups of {group} query heads padded to {rows_of(group)} rows"
+        return f"triton, groups of {self.group} query heads padded to {rows_of(self.group)} rows"
 
     def compress(self, raw: Pair, positions: Positions, ends_BE: Tensor, consecutive: bool) -> Pair:
         """Return the compressed keys and values BKEH of blocks that end at these tokens of the call."""
@@ -196,7 +196,7 @@ class NativeSparseAttention(Mixer):
         blocks, scale, ids, seen = self.blocks, self.scale, sequence_ids_BT, selected[0].shape[2]
         everything = seen <= blocks.reach  # all blocks there are, are selected
         compressed_BNTH, picks = compressed_branch(q_BNTH, *compressed, layout, blocks, scale, not everything)
-        kernel = find_kernel(q_BNTH.device, q_BNTH.dtype, self.shape.head_dim)
+        kernel = find_kernel(q_BNTH.device, q_BNTH.dtype, self.shape.head_dim, self.group)
         if picks is None:
             selected_BNTH = attention(q_BNTH, *selected, positions, scale=scale, sequence_ids_BT=ids)
         elif kernel is None:
