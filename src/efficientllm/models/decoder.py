@@ -87,7 +87,7 @@ class DecoderState:
         for layer in self.layers:
             layer.fixed_shapes = True
 
-    def bytes_per_token(self) -> int:
+    def bytes_per_token(self) -> float:
         """Return the growth a token and a sequence, in bytes, over all layers."""
         return sum(layer.bytes_per_token() for layer in self.layers)
 

@@ -93,13 +93,14 @@ def long_cache(entry: MixerEntry) -> None:
 def cache_size(entry: MixerEntry) -> None:
     """The state holds exactly the bytes that the mixer says, for each number format."""
     mixer = make_mixer(entry)
+    rooms = (10 * mixer.room_step, 30 * mixer.room_step)
     for dtype in (torch.float32, torch.bfloat16):
-        small, large = (mixer.allocate(BATCH, room, dtype, CPU) for room in (10, 30))
-        growth = (held_bytes(large) - held_bytes(small)) / (20 * BATCH)
+        small, large = (mixer.allocate(BATCH, room, dtype, CPU) for room in rooms)
+        growth = (held_bytes(large) - held_bytes(small)) / ((rooms[1] - rooms[0]) * BATCH)
         said = mixer.cache_bytes_per_token(dtype.itemsize)
         assert growth == said, f"the state grows by {growth:g} bytes a token in {dtype}, the mixer says {said:g}"
         assert large.bytes_per_token() == said, f"the state says {large.bytes_per_token()} bytes a token, not {said:g}"
-        constant = held_bytes(large) / BATCH - 30 * growth
+        constant = held_bytes(large) / BATCH - rooms[1] * growth
         said = mixer.state_bytes(dtype.itemsize)
         assert constant == said, f"the state holds {constant:g} constant bytes in {dtype}, the mixer says {said}"
         assert large.state_bytes() == said, f"the state says {large.state_bytes()} constant bytes, not {said}"
@@ -128,7 +129,7 @@ def parameters(entry: MixerEntry) -> None:
 def trains(entry: MixerEntry) -> None:
     """A few steps lower the loss of a task that needs the past, and every parameter gets a gradient."""
     mixer = make_mixer(entry)
-    x = tokens(13)
+    x = tokens(67)  # enough for parts that only a longer past puts to use
     target = x.roll(1, 1)  # the token before
     target[:, 0] = 0.0
     optimizer = torch.optim.Adam(mixer.parameters(), lr=0.02)

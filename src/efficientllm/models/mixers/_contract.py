@@ -71,7 +71,7 @@ class State:
         """Return all tensors that a step reads or writes; each keeps its address as long as the state lives."""
         return ()
 
-    def bytes_per_token(self) -> int:
+    def bytes_per_token(self) -> float:
         """Return how much the state grows for a token and a sequence, in bytes."""
         return 0
 
@@ -86,10 +86,12 @@ class Mixer(Part):
     Attributes:
         shape: the decoder's shape, with what the mixer changes in it.
         rotary_dim: width of what it hands to `positions.rotate`; 0 if it never does.
+        room_step: tokens by which its state grows at once, where it keeps something for several tokens together.
     """
 
     shape: Shape
     rotary_dim: int = 0
+    room_step: int = 1
 
     def forward(
         self, x_BTD: Tensor, positions: Positions, state: State | None = None, sequence_ids_BT: Tensor | None = None

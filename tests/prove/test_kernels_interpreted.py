@@ -1,0 +1,28 @@
+"""Triton's interpreter runs the kernels on a processor: results and gradients are those of the plain forms."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = [
+    pytest.mark.prove,
+    pytest.mark.skipif(sys.platform != "linux", reason="Triton is published for Linux alone"),
+]
+
+#: Query heads, key/value heads, width of a head, tokens of a block: the groups of 7, 6 and 8 of the sizes that the
+#: paper trains; a block of several tiles of which the last is cut; a narrow head, with which the whole mixer is run.
+CASES = ["14 2 64 16", "12 2 128 16", "16 2 128 16", "4 2 36 80", "14 2 12 8"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_kernels_of_nsa_give_results_and_gradients_of_the_plain_branch(case, tmp_path):
+    script = Path(__file__).with_name("interpret_nsa.py")
+    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "TRITON_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, str(script), *case.split()], env=environment, capture_output=True, text=True, timeout=900
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("packed=") == 4
