@@ -85,8 +85,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
     >>> did_you_mean("learning_rte", ["learning_rate", "tokens"])
     "Did you mean 'learning_rate'? "
-    >>> did_you_mean("zzz", ["tokens"])
-    ''
+    >>> did_you_mean("zzz", ["tokens"]), did_you_mean("qualty", ["architecture/quality"])
+    ('', "Did you mean 'architecture/quality'? ")
     """
-    nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f"Did you mean {nearest[0]!r}? " if nearest else ""
+    whole = {word: word for word in known}
+    # an entry of a folder is found by its last part too, behind whole words that are as near
+    parts = {**{word.rpartition("/")[2]: word for word in whole}, **whole}
+    nearest = difflib.get_close_matches(name, parts, n=1, cutoff=0.6)
+    return f"Did you mean {parts[nearest[0]]!r}? " if nearest else ""

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
 import msgspec
 
+import efficientllm
+from efficientllm.bench.batch import Workers
 from efficientllm.bench.ceilings import calibrate, ceilings_of
 from efficientllm.bench.digest import code_digest
 from efficientllm.bench.job import JobFile
 from efficientllm.bench.lock import study_lock
 from efficientllm.bench.probe import host_threads, probe_environment
-from efficientllm.bench.runner import Run, TrialInterrupted, run_trial
+from efficientllm.bench.refusals import refusals
+from efficientllm.bench.runner import Run, TrialInterrupted
 from efficientllm.data.prepare import prepare
 from efficientllm.devices._contract import Device
 from efficientllm.devices.peaks import datasheet
@@ -66,6 +70,8 @@ class StudyRun:
     measurements: list[Measurement] = field(default_factory=list)
     _environments: dict[str, Environment] = field(default_factory=dict)
     _ceilings: Ceilings | None = None
+    _refused: dict[str, str] = field(default_factory=dict)
+    _workers: Workers = field(default_factory=Workers)
 
     @property
     def threads(self) -> int:
@@ -80,9 +86,9 @@ class StudyRun:
             KeyboardInterrupt: Ctrl-C; the present trial is stored as interrupted.
         """
         self.study.check_writable()
-        with study_lock(self.study.path):
+        with study_lock(self.study.path), self._workers:
             self._prepare()
-            self._find_environments()
+            self._refused = refusals(self.missing(), self._environments, self.cache)
             for index, trial in enumerate(self.plan.trials):
                 self.watcher.trial(index, len(self.plan.trials), trial)
                 self._one(trial)
@@ -92,6 +98,22 @@ class StudyRun:
         """Return the trials that are not stored for this environment yet."""
         self._find_environments()
         return [trial for trial in self.plan.trials if self._stored(trial) is None]
+
+    def unsupported(self) -> dict[str, str]:
+        """Return trial -> reason, in the plan's order, for the trials that nothing can run.
+
+        Raises:
+            UserError: a part has no such option, a shape makes no model.
+        """
+        self._find_environments()
+        stored = {trial.id: self._stored(trial) for trial in self.plan.trials}
+        asked = [trial for trial in self.plan.trials if stored[trial.id] is None]
+        found = refusals(asked, self._environments, self.cache)
+        found |= {key: m.reason for key, m in stored.items() if m is not None and m.outcome == "unsupported"}
+        for trial in self.plan.trials:
+            if trial.parent in found:
+                found.setdefault(trial.id, f"no checkpoint to start from: {found[trial.parent]}")
+        return {trial.id: found[trial.id] for trial in self.plan.trials if trial.id in found}
 
     def _prepare(self) -> None:
         """Do what concerns all trials, so that bad input stops the run before anything is measured."""
@@ -146,22 +168,30 @@ class StudyRun:
         )
         run = Run(job, self.device, environment, self._next_id(trial), self._ceilings)
         try:
-            return judge(run_trial(run, self.watcher.progress), _datasheet(self.device))
+            return judge(self._workers.run_trial(run, self.watcher.progress), _datasheet(self.device))
         except TrialInterrupted as interrupted:
             self._end(interrupted.measurement, stored_before=False, write=True)
             raise KeyboardInterrupt from interrupted
 
     def _blocked(self, trial: Trial) -> Measurement | None:
-        """Return the record of a trial that cannot run since its parent left nothing, or None."""
+        """Return the record of a trial that cannot run: its parts do not go together, or its parent left nothing."""
+        if trial.id in self._refused:
+            return self._unmeasured(trial, "unsupported", self._refused[trial.id])
         parent = next((m for m in self.measurements if m.trial.id == trial.parent), None)
         if parent is None or parent.outcome in ("ok", "invalid"):
             return None
+        reason = f"no checkpoint to start from: {parent.trial.stage} ended as {parent.outcome}: {parent.reason}"
+        return self._unmeasured(trial, parent.outcome, reason)
+
+    def _unmeasured(self, trial: Trial, outcome: str, reason: str) -> Measurement:
         return Measurement(
             id=self._next_id(trial),
             trial=trial,
             environment=self._environments[trial.id],
-            outcome=parent.outcome,
-            reason=f"no checkpoint to start from: {parent.trial.stage} ended as {parent.outcome}: {parent.reason}",
+            outcome=outcome,
+            reason=reason,
+            started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            software_version=efficientllm.__version__,
         )
 
     def _stored(self, trial: Trial) -> Measurement | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 
 from efficientllm import registry
-from efficientllm.errors import UserError, did_you_mean
+from efficientllm.errors import Unsupported, UserError, did_you_mean
 from efficientllm.models.decoder import Decoder
 from efficientllm.models.initial import initialise
 from efficientllm.models.mixers._contract import MixerEntry
@@ -63,6 +64,22 @@ def assemble(
         )
     mixer.supports(shape, decoder.position)
     return decoder
+
+
+def unsupported_reason(settings: ModelSettings, vocab_tokens: int) -> str:
+    """Return why the parts of the settings do not go together, or an empty string if they do.
+
+    One layer is put together on the meta device: nothing is computed, and every check of a build is made.
+
+    Raises:
+        UserError: no such name, option or shape: wrong use, no result.
+    """
+    shape = dataclasses.replace(resolve_shape(settings, vocab_tokens), num_layers=1)
+    try:
+        assemble(shape, settings, device="meta", dtype=torch.float32)
+    except Unsupported as refusal:
+        return str(refusal)
+    return ""
 
 
 def load_slot(kind: str, choice: Choice) -> Any:
