@@ -9,7 +9,8 @@
     ├── Interrupted          the user stopped it; what was measured is stored; exit code 130
     └── TrialEnd             a trial ends, for a reason that is itself a result
         ├── Unsupported          this combination, or this device, cannot do it
-        └── Diverged             the loss became NaN or exploded
+        ├── Diverged             the loss became NaN or exploded
+        └── Disagrees            a fast path does not give what its reference gives
 
 A message says what is wrong (with the value), where (file and key, or trial) and what to do.
 """
@@ -78,6 +79,12 @@ class Diverged(TrialEnd):
     def __init__(self, step: int, what: str) -> None:
         super().__init__(f"{what} at step {step}")
         self.step = step
+
+
+class Disagrees(TrialEnd):
+    """A fast path does not give what its reference gives: whatever is measured of it means nothing."""
+
+    outcome = "invalid"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

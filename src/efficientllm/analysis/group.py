@@ -10,7 +10,7 @@ import msgspec
 
 from efficientllm.analysis.select import counts
 from efficientllm.records.measurement import Measurement
-from efficientllm.records.settings import InferenceSettings, PretrainSettings
+from efficientllm.records.settings import InferenceSettings, PretrainSettings, VerifySettings
 from efficientllm.units import count_text
 
 #: Windows that are no section of their own: they are read from within the others, or reported apart.
@@ -64,7 +64,10 @@ def parent_stage(group: Group, records: Sequence[Measurement]) -> str:
 
 
 def points(group: Group) -> list[Point]:
-    """Return the windows of a group: those that its settings ask for and those that were seen, in their order."""
+    """Return the windows of a group: those that its settings ask for and those that were seen, in their order.
+
+    Of a verification its errors alone: its training and decode windows are of one step, to show that there is one.
+    """
     found: dict[Point, None] = {}
     for record in group.records():
         settings = record.trial.settings
@@ -73,6 +76,9 @@ def points(group: Group) -> list[Point]:
                 found |= {(name, (("batch", grid.batch), ("tokens", grid.tokens))): None for grid in grids}
         elif isinstance(settings, PretrainSettings):
             found[("train", ())] = None
+        elif isinstance(settings, VerifySettings):
+            found[("verify", ())] = None
+            continue
         seen = [w for w in record.windows if w.name not in _NOT_COMPARED]
         found |= {(w.name, tuple(sorted(w.coordinates.items()))): None for w in seen}
     names = list(dict.fromkeys(name for name, _ in found))

@@ -28,7 +28,7 @@ class Workers:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
-        self._output: Path | None = None
+        self._output = Path()
         self._scratch = TemporaryDirectory(prefix="efficientllm-batch-")
 
     def run_trial(self, run: Run, on_progress: ProgressCall) -> Measurement:
@@ -68,15 +68,24 @@ class Workers:
 
     def _start(self, folder: Path) -> subprocess.Popen[bytes]:
         """Bring a job's folder to the process that lives, or to a new one where there is none."""
-        process, output = self._process, folder / OUTPUT_FILE
-        if process is not None and self._output is not None and process.poll() is None:
-            assert process.stdin is not None
+        output = folder / OUTPUT_FILE
+        process = self._process
+        if process is not None and self._hand_over(process, folder):
             # what the process prints goes where its first job wanted it: there the reason of a crash is looked for
             output.symlink_to(self._output)
-            process.stdin.write(f"{folder}\n".encode())
-            process.stdin.flush()
             return process
         self._process = process = start_worker(folder, subprocess.PIPE)
         self._output = Path(self._scratch.name, f"{process.pid}.txt")
         self._output.hardlink_to(output)  # the first job's folder goes, the file stays
         return process
+
+    @staticmethod
+    def _hand_over(process: subprocess.Popen[bytes], folder: Path) -> bool:
+        """Tell a process of its next job; False if it has gone."""
+        assert process.stdin is not None
+        try:
+            process.stdin.write(f"{folder}\n".encode())
+            process.stdin.flush()
+        except BrokenPipeError:
+            return False
+        return process.poll() is None

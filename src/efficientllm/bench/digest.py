@@ -15,7 +15,7 @@ import msgspec
 
 from efficientllm import catalog
 from efficientllm.records.choice import Choice
-from efficientllm.records.settings import InferenceSettings, PretrainSettings, Settings
+from efficientllm.records.settings import ModelSettings, Settings
 
 _PREFIX = "efficientllm."
 
@@ -46,7 +46,7 @@ def _entry_files(settings: Settings, device: str) -> list[Path]:
     workload = str(type(settings).__struct_config__.tag)
     files = [catalog.path_of("workload", workload), catalog.path_of("device", device)]
     files += [catalog.path_of("meter", name) for name in catalog.names("meter")]
-    if isinstance(settings, PretrainSettings | InferenceSettings):
+    if isinstance(settings, ModelSettings):
         for field in msgspec.structs.fields(type(settings)):
             choice = getattr(settings, field.name)
             if isinstance(choice, Choice):

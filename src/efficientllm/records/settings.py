@@ -96,6 +96,24 @@ class InferenceSettings(ModelSettings, frozen=True, kw_only=True, tag_field="wor
     decode: tuple[Grid, ...] = (Grid(batch=1, tokens=512),)
 
 
+class VerifySettings(ModelSettings, frozen=True, kw_only=True, tag_field="workload", tag="verify"):
+    """Does this combination compute what it should: against its reference, in training and token by token?
+
+    Attributes:
+        engine: who decodes.
+        rows: sequences of `sequence_tokens` tokens that are compared.
+        decode_tokens: so many of them are decoded one by one.
+        error_bound: relative error above which the combination is invalid, in float32.
+        low_precision_bound: the same in the recipe's own number format, where that is another.
+    """
+
+    engine: Choice = Choice(name="native")
+    rows: Rows = 2
+    decode_tokens: Length = 8
+    error_bound: Positive = 1e-3
+    low_precision_bound: Positive = 3e-2
+
+
 class CalibrateSettings(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="workload", tag="calibrate"
 ):
@@ -113,9 +131,10 @@ class CalibrateSettings(
     sustained_s: Positive = 10.0
 
 
-Settings = PretrainSettings | InferenceSettings | CalibrateSettings
+Settings = PretrainSettings | InferenceSettings | VerifySettings | CalibrateSettings
 
 #: workload -> its settings.
 SETTINGS: dict[str, type[Settings]] = {
-    str(kind.__struct_config__.tag): kind for kind in (PretrainSettings, InferenceSettings, CalibrateSettings)
+    str(kind.__struct_config__.tag): kind
+    for kind in (PretrainSettings, InferenceSettings, VerifySettings, CalibrateSettings)
 }
