@@ -121,6 +121,18 @@ def test_heldout_rows_share_no_target_and_know_their_bytes(packed):
             file.heldout_rows(16, tokens)
 
 
+def test_rows_to_tune_by_share_no_target_with_those_to_judge_by(packed):
+    file = packed[2]
+    places = lambda tokens, part: {tuple(r) for r in file.heldout_rows(16, tokens, part)[0][:, 1:].tolist()}  # noqa: E731
+    there = file.num_rows(16)
+    for rows in (1, there // 3, there // 2):
+        test, valid = places(16 * rows, "test"), places(16 * rows, "valid")
+        assert len(test) == len(valid) == rows
+        assert not test & valid
+    with pytest.raises(DataError, match=f"half of them .* Set heldout_tokens to {there // 2 * 16} or less"):
+        file.heldout_rows(16, 16 * (there // 2 + 1), "valid")
+
+
 def test_a_tokenizer_that_loses_text_is_refused(tmp_path, packed):
     tokenizer, snapshot, _ = packed
     table = json.loads(tokenizer.path.read_text(encoding="utf-8"))

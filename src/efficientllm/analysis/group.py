@@ -14,7 +14,7 @@ from efficientllm.records.settings import InferenceSettings, PretrainSettings, V
 from efficientllm.units import count_text
 
 #: Windows that are no section of their own: they are read from within the others, or reported apart.
-_NOT_COMPARED = ("load", "idle", "quality", "curve")
+_NOT_COMPARED = ("load", "idle", "quality", "quality_outside", "curve")
 
 #: What a user calls a loop of his own is its technique, no condition.
 _LOOP_NAME = "name"

@@ -15,7 +15,7 @@ import msgspec
 
 from efficientllm import catalog
 from efficientllm.records.choice import Choice
-from efficientllm.records.settings import ModelSettings, Settings
+from efficientllm.records.settings import ModelSettings, Settings, slot_of
 
 _PREFIX = "efficientllm."
 
@@ -50,7 +50,7 @@ def _entry_files(settings: Settings, device: str) -> list[Path]:
         for field in msgspec.structs.fields(type(settings)):
             choice = getattr(settings, field.name)
             if isinstance(choice, Choice):
-                files += _choice_files(field.name, choice)
+                files += _choice_files(slot_of(field.name), choice)
     return files
 
 

@@ -66,9 +66,7 @@ class Run:
     ceilings: Ceilings | None = None
 
 
-def run_trial(
-    run: Run, on_progress: ProgressCall = lambda _: None, start: StartCall | None = None
-) -> Measurement:
+def run_trial(run: Run, on_progress: ProgressCall = lambda _: None, start: StartCall | None = None) -> Measurement:
     """Run a trial in a process of its own and return what was seen; judging and storing are the caller's.
 
     Args:

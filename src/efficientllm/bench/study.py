@@ -87,8 +87,8 @@ class StudyRun:
         """
         self.study.check_writable()
         with study_lock(self.study.path), self._workers:
-            self._prepare()
             self._refused = refusals(self.missing(), self._environments, self.cache)
+            self._prepare()
             for index, trial in enumerate(self.plan.trials):
                 self.watcher.trial(index, len(self.plan.trials), trial)
                 self._one(trial)
@@ -248,6 +248,7 @@ def _distinct_models(plan: Plan) -> list[ModelSettings]:
                 settings.shape,
                 settings.sequence_tokens,
                 settings.heldout_tokens,
+                settings.outside if isinstance(settings, PretrainSettings) else None,
             ],
             order="deterministic",
         )

@@ -21,6 +21,19 @@ Fraction = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 
+#: Settings that are filled from another folder than that of their own name.
+_SLOTS = {"outside": "corpus"}
+
+
+def slot_of(field: str) -> str:
+    """Return the kind of entry that fills a setting.
+
+    >>> slot_of("mixer"), slot_of("outside")
+    ('mixer', 'corpus')
+    """
+    return _SLOTS.get(field, field)
+
+
 class Grid(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One window of inference: so many sequences, with so many tokens in the prompt or in the cache."""
 
@@ -67,6 +80,10 @@ class PretrainSettings(ModelSettings, frozen=True, kw_only=True, tag_field="work
         weight_decay, beta1, beta2: of AdamW.
         clip_norm: global gradient norm above which gradients are scaled; 0 turns it off.
         divergence_factor: training ends as `diverged` when the loss exceeds so many times its first value.
+        judged_on: `test` rows of the held-out text, or its `valid` rows, which share no token with them: what a setting
+            is chosen by must not be what it is judged by.
+        outside: a corpus of another kind, whose held-out text is scored too, with the same tokenizer; null for none.
+        target_loss: training loss, in nats a token, whose time, energy and FLOPs are told; 0 for none.
     """
 
     tokens: Count = 1_000_000
@@ -80,6 +97,9 @@ class PretrainSettings(ModelSettings, frozen=True, kw_only=True, tag_field="work
     beta2: Fraction = 0.95
     clip_norm: NonNegative = 1.0
     divergence_factor: Positive = 3.0
+    judged_on: Literal["test", "valid"] = "test"
+    outside: Choice | None = None
+    target_loss: NonNegative = 0.0
 
 
 class InferenceSettings(ModelSettings, frozen=True, kw_only=True, tag_field="workload", tag="inference"):

@@ -52,8 +52,9 @@ def print_table(table: StudyTable, console: Console) -> None:
     for sentence in table.verdict:
         page.item(sentence)
     notes = Footnotes()
-    for lines in _blocks(table.sections, notes, console):
-        page.line(lines)
+    for sections in (table.sections, table.budgets):  # apart: long headings of the one would widen the other
+        for lines in _blocks(sections, notes, console):
+            page.line(lines)
     page.line(Text())
     for reason in notes.reasons:
         page.item(reason, bullet=notes.mark(reason))

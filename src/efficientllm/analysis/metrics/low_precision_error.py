@@ -1,4 +1,4 @@
-"""Low-precision error: relative error of nine tokens in ten in the recipe's number format against the float32 reference."""
+"""Low-precision error: relative error in the recipe's own number format against the float32 reference."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from efficientllm.records.window import Window
 
 
 def low_precision_error(measurement: Measurement, window: Window) -> float | Absent:
-    """Return the relative error of nine tokens in ten in the recipe's number format against the float32 reference.
+    """Return the relative error of nine tokens in ten in the recipe's number format, against float32.
 
     Reads: figure `low_precision_error_ratio` of the window `verify`.
 
