@@ -6,6 +6,7 @@
     │   ├── RecipeError          a recipe that cannot be read or makes no sense, with file and key
     │   ├── DataError            a corpus, tokenizer or text that cannot be used
     │   └── ResultsError         a results folder or file that cannot be read or written
+    ├── DeviceBusy           somebody else works on the device; nothing was measured; exit code 1
     ├── Interrupted          the user stopped it; what was measured is stored; exit code 130
     └── TrialEnd             a trial ends, for a reason that is itself a result
         ├── Unsupported          this combination, or this device, cannot do it
@@ -53,6 +54,10 @@ class DataError(UserError):
 
 class ResultsError(UserError):
     """A results folder or file that cannot be read or written."""
+
+
+class DeviceBusy(EfficientLLMError):
+    """Somebody else works on the device, so that what it reaches cannot be measured now."""
 
 
 class Interrupted(EfficientLLMError):

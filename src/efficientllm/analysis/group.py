@@ -100,6 +100,8 @@ def conditions(group: Group) -> dict[str, str]:
             said[word] = value.label() if hasattr(value, "label") else str(value)
     if isinstance(settings, PretrainSettings):
         said["tokens"] = f"{count_text(settings.tokens)} in steps of {_step_text(settings)}"
+    if trial.selected is not None:
+        said[trial.selected.over] = f"chosen after {trial.selected.stage}"
     said["device"] = ", ".join(device.name for device in devices)
     said["protocol"] = trial.protocol.name
     said["machine"] = record.environment.machine_id
@@ -112,7 +114,8 @@ def _step_text(settings: PretrainSettings) -> str:
 
 def _key(record: Measurement) -> bytes:
     trial = record.trial
-    settings = _without(msgspec.to_builtins(trial.settings), trial.axes)
+    chosen = {trial.selected.over: trial.selected.value} if trial.selected else {}
+    settings = _without(msgspec.to_builtins(trial.settings), {**trial.axes, **chosen})
     parts = [trial.stage, settings, record.environment.machine_id, msgspec.to_builtins(trial.protocol),
              trial.protocol_version, sorted(trial.axes)]  # fmt: skip
     data = record.data and (record.data.corpus_sha256, record.data.tokenizer_sha256)

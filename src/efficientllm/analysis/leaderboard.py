@@ -59,6 +59,7 @@ def study_table(
         sanity=notes.sanity_lines(kept),
         cards=notes.cards_of(selection.records),
         cautions=(*notes.grouped_cautions(kept), *_merged(cautions)),
+        choices=notes.choice_lines(selection.records),
         left_out=selection.left_out,
     )
     return replace(table, verdict=sentences(table))

@@ -17,16 +17,16 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 
 import efficientllm
-from efficientllm.bench.assemble import Told, idle_power_w, sort_out, windows
+from efficientllm.bench.assemble import Told, idle_figures, sort_out, start_figures, windows
 from efficientllm.bench.job import EVENTS_FILE, JOB_FILE, OUTPUT_FILE, JobFile
 from efficientllm.bench.protocol import Rest, settle
 from efficientllm.devices._contract import Device
+from efficientllm.meters.external import WallClock, with_external
 from efficientllm.meters.process import SamplerProcess
 from efficientllm.meters.samples import Samples
 from efficientllm.records import events
@@ -57,13 +57,14 @@ class TrialInterrupted(Exception):
 
 @dataclass(frozen=True)
 class Run:
-    """All that one run of a trial needs beside the job."""
+    """All that one run of a trial needs beside the job; `external` is a wall or BMC meter's file."""
 
     job: JobFile
     device: Device
     environment: Environment
     measurement_id: str
     ceilings: Ceilings | None = None
+    external: Path | None = None
 
 
 def run_trial(run: Run, on_progress: ProgressCall = lambda _: None, start: StartCall | None = None) -> Measurement:
@@ -84,7 +85,7 @@ def run_trial(run: Run, on_progress: ProgressCall = lambda _: None, start: Start
 
 
 def _run_in(folder: Path, run: Run, on_progress: ProgressCall, start: StartCall | None) -> Measurement:
-    started_at = datetime.now(UTC).isoformat(timespec="seconds")
+    begin = WallClock.now()
     protocol = run.job.trial.protocol
     sampler = SamplerProcess.start(run.device, [], interval_s=protocol.sample_interval_s, path=folder / "samples.txt")
     interrupted = False
@@ -101,10 +102,10 @@ def _run_in(folder: Path, run: Run, on_progress: ProgressCall, start: StartCall 
         interrupted = True
         _stop(worker)
     last_s = time.perf_counter()
-    samples = sampler.stop()
+    samples = with_external(sampler.stop(), run.external, begin)
     told = sort_out(events.decode_events(_read(folder / EVENTS_FILE))[0])
     outcome, reason = _outcome(told, worker, interrupted, folder)
-    measurement = _measurement(run, told, samples, start_s, last_s, outcome, reason, started_at, rest)
+    measurement = _measurement(run, told, samples, start_s, last_s, outcome, reason, begin, rest)
     if interrupted:
         raise TrialInterrupted(measurement)
     return measurement
@@ -190,28 +191,29 @@ def _measurement(
     last_s: float,
     outcome: str,
     reason: str,
-    started_at: str,
+    begin: WallClock,
     rest: Rest,
 ) -> Measurement:
-    cautions = rest.cautions
-    idle = idle_power_w(samples, rest.begin_s, rest.end_s)
+    idle = idle_figures(samples, rest.begin_s, rest.end_s)
+    seen = windows(told, samples, start_s, last_s, idle)
+    cautions = told.cautions
     if told.end is not None and told.end.traceback:
-        cautions += (Caution(code="traceback", text=told.end.traceback),)
+        cautions = (Caution(code="traceback", text=told.end.traceback), *cautions)
     return Measurement(
         id=run.measurement_id,
         trial=run.job.trial,
         environment=run.environment,
         outcome=outcome,
         reason=reason,
-        started_at=started_at,
+        started_at=begin.text(),
         software_version=efficientllm.__version__,
-        windows=windows(told, samples, start_s, last_s, idle),
+        windows=seen,
         model=told.model,
         data=told.data,
         ceilings=told.ceilings or run.ceilings,
         cards=told.cards,
-        phases_s=told.phases_s,
-        figures={**told.figures.get(-1, {}), **idle, **_sampler_cost(samples)},
+        phases_s={"cool_down": rest.cool_down_s, **told.phases_s},
+        figures={**told.figures.get(-1, {}), **idle, **start_figures(seen), **_sampler_cost(samples)},
         absent={**samples.absent, **told.missing.get(-1, {})},
-        cautions=(*cautions, *told.cautions),
+        cautions=cautions,
     )

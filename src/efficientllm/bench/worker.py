@@ -20,6 +20,7 @@ import msgspec
 
 from efficientllm import registry
 from efficientllm.bench.job import EVENTS_FILE, JOB_FILE, JobFile
+from efficientllm.bench.protocol import idle_with_context
 from efficientllm.devices._contract import Device
 from efficientllm.devices.choose import open_device
 from efficientllm.errors import EfficientLLMError, TrialEnd
@@ -67,6 +68,7 @@ def run_job(job_file: JobFile, marks: Marks, device: Device) -> events.End:
 
             torch.set_num_threads(job_file.threads)
             entry: WorkloadEntry = registry.load("workload", job_file.trial.settings_workload())
+        idle_with_context(device, job_file.trial.protocol, marks)
         entry.run(_job(job_file, marks, device))
     except KeyboardInterrupt:
         return events.End(outcome="interrupted", reason="interrupted by the user")

@@ -26,16 +26,20 @@ def run(
     ] = None,
     results: Results = DEFAULT_RESULTS,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the trials; measure nothing.")] = False,
+    external: Annotated[
+        Path | None, typer.Option("--external", help="A wall or BMC meter's file: lines of time,watts.", metavar="FILE")
+    ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Put earlier results aside and start over.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure a recipe; a second call goes on where the first stopped, and measures nothing twice."""
+    from efficientllm.bench.study import open_run
     from efficientllm.cli._watch import JsonWatcher, RichWatcher
     from efficientllm.recipes.load import load_recipe
 
     loaded = load_recipe(recipe, overrides)
     with JsonWatcher() if as_json else RichWatcher() as watcher:
-        study_run = _prepare(loaded, results, watcher)
+        study_run = open_run(loaded, results, watcher, external)
         if dry_run:
             _print_plan(loaded, study_run, as_json)
             return
@@ -51,18 +55,6 @@ def run(
         _print_results(loaded, study_run, results)
     if any(measurement.outcome in _FAILED for measurement in measurements):
         raise typer.Exit(1)
-
-
-def _prepare(recipe: Recipe, results: Path, watcher: object) -> StudyRun:
-    from efficientllm.bench.study import StudyRun
-    from efficientllm.devices.choose import open_device
-    from efficientllm.recipes.expand import expand
-    from efficientllm.store.folder import Study
-
-    device = open_device(recipe.device)
-    plan = expand(recipe, device.kind)
-    study = Study(results, recipe.name)
-    return StudyRun(plan=plan, study=study, results=results, device=device, watcher=watcher)  # type: ignore[arg-type]
 
 
 def _put_aside(study_run: StudyRun, watcher: object) -> None:
@@ -109,6 +101,8 @@ def _print_plan_table(recipe: Recipe, plan: Plan, missing: set[str], refused: di
     console.print(table)
     for reason in reasons:
         console.print(f"unsupported: {reason}", soft_wrap=True, markup=False)
+    for later in plan.pending:
+        console.print(f"chosen after {later.after}: the trials of {later.stage}")
     for skip in plan.skipped:
         console.print(f"skipped: {skip.stage} {' '.join(skip.axes.values())}: {skip.because}")
 

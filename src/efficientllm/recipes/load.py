@@ -12,14 +12,15 @@ import msgspec
 from efficientllm import catalog
 from efficientllm.errors import RecipeError, UnknownNameError, did_you_mean
 from efficientllm.recipes.override import apply_overrides
-from efficientllm.recipes.recipe import ORDERS, Recipe, Stage
+from efficientllm.recipes.recipe import ORDERS, Recipe, Select, Stage
+from efficientllm.recipes.select import completed
 from efficientllm.recipes.yaml import parse_mapping
 from efficientllm.records.choice import Choice
 from efficientllm.records.protocol import PROTOCOLS, Protocol
 from efficientllm.records.settings import SETTINGS, Settings
 
 _TOP = ("name", "title", "device", "repeats", "seed", "order", "protocol", "baseline", "stages")
-_STAGE = ("name", "workload", "axes", "from", "per_device", "skip")
+_STAGE = ("name", "workload", "axes", "from", "per_device", "skip", "select", "repeats")
 _DEVICES = ("auto", "cpu", "cuda")
 #: In place of an axis' list: every entry of its folder, so that a new one is covered by being there.
 _ALL = "all"
@@ -65,7 +66,9 @@ def recipe_from_text(
     stages = raw["stages"]
     if not isinstance(stages, list) or not stages:
         raise RecipeError(f"{file}: stages: needs a list of at least one stage.")
-    parsed = tuple(_stage(item, i, file) for i, item in enumerate(stages))
+    parsed = tuple(_stage(item, i, file) for i, item in enumerate(completed(stages, file)))
+    tuned = {stage.select.source for stage in parsed if stage.select is not None}
+    parsed = tuple(msgspec.structs.replace(stage, tunes=stage.name in tuned) for stage in parsed)
     _check_sources(parsed, file)
     return Recipe(
         name=_name(raw.get("name", default_name), file),
@@ -114,6 +117,8 @@ def _stage(raw: Any, index: int, file: str) -> Stage:
         source=str(raw.get("from", "")),
         per_device=_per_device(raw.get("per_device", {}), fields, file, name),
         skip=_skips(raw.get("skip", []), file),
+        select=msgspec.convert(raw["select"], Select) if "select" in raw else None,
+        repeats=_whole(raw, "repeats", 0, f"{file}: stages.{name}", 0),
     )
 
 
@@ -156,12 +161,14 @@ def _check_sources(stages: tuple[Stage, ...], file: str) -> None:
     for stage in stages:
         if stage.name in seen:
             raise RecipeError(f"{file}: stages.{stage.name}: two stages have this name. Give each a `name`.")
-        if stage.source and stage.source not in seen:
-            known = ", ".join(seen) or "none"
-            raise RecipeError(
-                f"{file}: stages.{stage.name}.from: no earlier stage {stage.source!r}. "
-                f"{did_you_mean(stage.source, seen)}Earlier stages: {known}."
-            )
+        selects = stage.select.source if stage.select else ""
+        for key, source in (("from", stage.source), ("select.from", selects)):
+            if source and source not in seen:
+                known = ", ".join(seen) or "none"
+                raise RecipeError(
+                    f"{file}: stages.{stage.name}.{key}: no earlier stage {source!r}. "
+                    f"{did_you_mean(source, seen)}Earlier stages: {known}."
+                )
         seen.append(stage.name)
 
 

@@ -67,6 +67,7 @@ class Ceilings(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         matmul_peak_flop_per_s, matmul_sustained_flop_per_s: by dtype.
         read_bytes_per_s, copy_bytes_per_s: large working sets; a copy counts what it reads and what it writes.
+        link_bytes_per_s: one direction, to the slowest linked of the other devices; 0 where there is none.
         launch_s: time of the smallest operation.
         idle_power_w: without a context, None where power is not told.
         calibration: id of the measurement they come from.
@@ -76,6 +77,7 @@ class Ceilings(msgspec.Struct, frozen=True, kw_only=True):
     matmul_sustained_flop_per_s: dict[str, float] = {}
     read_bytes_per_s: float = 0.0
     copy_bytes_per_s: float = 0.0
+    link_bytes_per_s: float = 0.0
     launch_s: float = 0.0
     idle_power_w: float | None = None
     calibration: str = ""

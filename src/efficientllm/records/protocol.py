@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 #: Rises with every change that moves a measured value; CHANGELOG's section "Changes the numbers" says how.
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 
 class Protocol(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -51,3 +51,6 @@ PROTOCOLS = {
         shared_process=True,
     ),
 }
+
+#: The protocol of `efficientllm.measure`: somebody's own process, as it is; it compares only with its kind.
+INLINE = Protocol(name="inline", cool_down_max_s=0.0, idle_s=0.0)

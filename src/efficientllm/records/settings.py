@@ -151,9 +151,23 @@ class CalibrateSettings(
     sustained_s: Positive = 10.0
 
 
-Settings = PretrainSettings | InferenceSettings | VerifySettings | CalibrateSettings
+class UserSettings(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="workload", tag="user"
+):
+    """A loop of somebody's own code, measured by `efficientllm.measure`; no recipe can ask for it.
 
-#: workload -> its settings.
+    Attributes:
+        name: what its author calls it: its row in a table.
+        dtype: number format of its arithmetic, by which MFU finds its ceiling.
+    """
+
+    name: str
+    dtype: Dtype = "float32"
+
+
+Settings = PretrainSettings | InferenceSettings | VerifySettings | CalibrateSettings | UserSettings
+
+#: workload -> its settings, of those that a recipe can name.
 SETTINGS: dict[str, type[Settings]] = {
     str(kind.__struct_config__.tag): kind
     for kind in (PretrainSettings, InferenceSettings, VerifySettings, CalibrateSettings)

@@ -89,6 +89,7 @@ def _notes(table: StudyTable, notes: Footnotes) -> Iterator[str]:
     if table.sanity:
         said = ", ".join(f"{name} {significant(value)}" for name, value in table.sanity.items())
         yield f"- bits/byte of the same text by simple models: {escape(said)}"
+    yield from (f"- {escape(choice)}" for choice in table.choices)
     yield from (f"- {escape(environment)}" for environment in table.environments)
     yield from (f"- caution {escape(caution.code)}: {escape(caution.text)}" for caution in table.cautions)
     yield from (f"- left out: {escape(text)}" for text in table.left_out[:_MOST_LEFT_OUT])

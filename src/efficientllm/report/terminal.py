@@ -68,6 +68,8 @@ def _print_notes(table: StudyTable, page: Printer) -> None:
     if table.sanity:
         said = ", ".join(f"{name} {significant(value)}" for name, value in table.sanity.items())
         page.item(f"bits/byte of the same text by simple models: {said}", style="dim", bullet="")
+    for choice in table.choices:
+        page.item(choice, style="dim", bullet="")
     for environment in table.environments:
         page.item(environment, style="dim", bullet="")
     for caution in table.cautions:

@@ -40,7 +40,8 @@ def _score(
     rows_RT, scored_bytes = judged
     work = Work(tokens=_ROWS_AT_ONCE * settings.sequence_tokens, samples=_ROWS_AT_ONCE)
     nats, count = 0.0, 0
-    with recorder.window(name, work=work, adaptive=False) as window:
+    # out of memory here leaves the trial's other windows as they are
+    with recorder.attempt(name, {}), recorder.window(name, work=work, adaptive=False) as window:
         for i in range(0, len(rows_RT), _ROWS_AT_ONCE):
             batch_BT = torch.from_numpy(rows_RT[i : i + _ROWS_AT_ONCE]).to(device.torch_device())
             with window.step():
