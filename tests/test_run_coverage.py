@@ -176,7 +176,9 @@ def test_a_fault_at_some_tokens_is_seen_in_both_precisions_and_parts_are_left_as
     assert faulty["reference_error_ratio"] > settings.error_bound
     assert faulty["gradient_error_ratio"] > settings.error_bound
     assert faulty["low_precision_error_ratio"] > settings.low_precision_bound
+    decoder.block(0).mlp.reference = lambda x_BTD: decoder.block(0).mlp(x_BTD)  # a part that is its own reference
     with through_references(decoder):
+        decoder(rows_BT)
         assert "forward" in vars(decoder.block(0).mixer)
     assert "forward" not in vars(decoder.block(0).mixer)
     assert all(parameter.grad is None for parameter in decoder.parameters())

@@ -122,7 +122,7 @@ def through_references(decoder: Decoder) -> Iterator[None]:
     replaced = [module for module in decoder.modules() if isinstance(module, Mixer | Mlp)]
     replaced = [module for module in replaced if hasattr(module, "reference")]
     for module in replaced:
-        vars(module)["forward"] = _plain_mixer(module) if isinstance(module, Mixer) else module.reference
+        vars(module)["forward"] = _plain(module)
     try:
         yield
     finally:
@@ -130,11 +130,21 @@ def through_references(decoder: Decoder) -> Iterator[None]:
             del vars(module)["forward"]
 
 
-def _plain_mixer(mixer: Mixer) -> Any:
-    def forward(x_BTD: Tensor, positions: Any, state: Any = None, sequence_ids_BT: Tensor | None = None) -> Tensor:
-        assert state is None, "a reference has no state"
-        return mixer.reference(x_BTD, positions, sequence_ids_BT)
+def _plain(module: Any) -> Any:
+    def forward(x_BTD: Tensor, *inputs: Any, **named: Any) -> Tensor:
+        ours = vars(module).pop("forward")  # a part without a form of its own may have `forward` for its reference
+        try:
+            out_BTD: Tensor = reference(x_BTD, *inputs, **named)
+            return out_BTD
+        finally:
+            vars(module)["forward"] = ours
 
+    def mixed(x_BTD: Tensor, positions: Any, state: Any = None, sequence_ids_BT: Tensor | None = None) -> Tensor:
+        assert state is None, "a reference has no state"
+        out_BTD: Tensor = module.reference(x_BTD, positions, sequence_ids_BT)
+        return out_BTD
+
+    reference = mixed if isinstance(module, Mixer) else module.reference
     return forward
 
 
