@@ -6,7 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from efficientllm import catalog, registry
 from efficientllm.models import costs
-from efficientllm.models.build import build_decoder
+from efficientllm.models.build import assemble, build_decoder
 from efficientllm.models.shape import resolve_shape
 from efficientllm.records.choice import Choice
 from efficientllm.records.settings import ModelSettings
@@ -14,8 +14,8 @@ from efficientllm.records.settings import ModelSettings
 MIXERS, MLPS = catalog.names("mixer"), catalog.names("mlp")
 
 
-def build(mixer="gqa", vocab_tokens=2048, dtype=torch.float32, device="cpu", size="tiny", **shape):
-    settings = ModelSettings(size=size, shape=shape, mixer=Choice(name=mixer))
+def build(mixer="gqa", vocab_tokens=2048, dtype=torch.float32, device="cpu", size="tiny", mlp=None, **shape):
+    settings = ModelSettings(size=size, shape=shape, mixer=Choice(name=mixer), mlp=mlp or Choice(name="dense"))
     return build_decoder(settings, vocab_tokens=vocab_tokens, seed=0, device=device, dtype=dtype)
 
 
@@ -43,8 +43,6 @@ def test_the_named_sizes_have_the_parameters_that_qwen_publishes(size, billions)
 
 
 def _on_meta(size):
-    from efficientllm.models.build import assemble
-
     settings = ModelSettings(size=size)
     return assemble(resolve_shape(settings, 8), settings, device="meta", dtype=torch.bfloat16)
 
@@ -121,11 +119,76 @@ def test_a_training_step_of_the_reference_executes_what_the_decoder_says(mixer):
 def test_an_mlp_executes_the_operations_and_holds_the_parameters_that_it_says(mlp):
     layer = registry.load("mlp", mlp).build(resolve_shape(ModelSettings(), 96))
     with FlopCounterMode(display=False) as counter:
-        out = layer(torch.randn(2, 7, 256))
+        out = layer.reference(torch.randn(2, 7, 256))
     assert out.shape == (2, 7, 256)
     assert counter.get_total_flops() == pytest.approx(layer.reference_flops(14), rel=0.01)
     assert layer.num_parameters() == sum(p.numel() for p in layer.parameters())
     assert 0 < layer.num_active_parameters() <= layer.num_parameters()
+
+
+EXPERT, ROUTER = 3 * 256 * 704, 256 * 8
+MIXTURE = Choice(name="moe", options={"shared_experts": 1})
+
+
+def test_a_mixture_stores_all_experts_and_uses_two_and_the_shared_one():
+    facts = costs.facts(build(mlp=MIXTURE), dtype_bytes=4, train_tokens=256)
+    others = 4 * ((256 + 2 * 128) * 256 + 256 * 256 + 2 * 256) + 256 + 2048 * 256
+    assert facts.parameters_total == others + 4 * (9 * EXPERT + ROUTER)
+    assert facts.parameters_active == others + 4 * (3 * EXPERT + ROUTER)
+    assert facts.weight_bytes == 4 * facts.parameters_total
+
+
+def test_training_a_mixture_computes_with_active_parameters_and_moves_stored_ones():
+    decoder = build(mlp=MIXTURE)
+    weights = 4 * ((256 + 2 * 128) * 256 + 256 * 256 + 3 * EXPERT + ROUTER) + 2048 * 256
+    forward = 2 * 256 * weights + 4 * (256 * 257 // 2) * (2 * 2 * 4 * 64)
+    facts, work = costs.facts(decoder, 4, train_tokens=256), costs.train_work(decoder, rows=8, tokens=256)
+    assert facts.train_flops_per_token == 3 * forward / 256
+    assert work.model_flops == 3 * 8 * forward
+    # weight read three times and written, gradient written and read, two moments read and written
+    assert work.moved_bytes == 10 * 4 * facts.parameters_total
+    assert work.working_set_bytes == 4 * 4 * facts.parameters_total
+
+
+@pytest.mark.parametrize(
+    ("tokens", "experts"),
+    [
+        (1, 2.0),  # its own two
+        (2, 2 + 2 * 6 / 8),  # each of the second token's is new with probability 6/8
+        (3, 8 - 8 * (3 / 4) ** 3),
+        (1000, 8.0),
+    ],
+)
+def test_a_decode_step_of_a_mixture_reads_the_experts_that_its_tokens_are_expected_to_touch(tokens, experts):
+    decoder = build(mlp=MIXTURE)
+    layer = decoder.block(0).mlp
+    assert layer.read_parameters(tokens) == pytest.approx(ROUTER + EXPERT + experts * EXPERT, rel=1e-9)
+    dense = costs.decode_work(build(), tokens, context=100)
+    work = costs.decode_work(decoder, tokens, context=100)
+    more = 4 * 4 * (ROUTER + experts * EXPERT)  # layers, bytes; the shared expert is as large as the dense layer
+    assert work.moved_bytes - dense.moved_bytes == pytest.approx(more, rel=1e-6)
+    assert work.model_flops - dense.model_flops == tokens * 2 * 4 * (ROUTER + 2 * EXPERT)
+
+
+def test_the_papers_mixture_of_the_half_billion_shape():
+    settings = ModelSettings(size="0.5b", mlp=Choice(name="moe"))
+    decoder = assemble(resolve_shape(settings, 151_936), settings, device="meta", dtype=torch.bfloat16)
+    facts = costs.facts(decoder, 2, 2048)
+    expert = 3 * 896 * 4864
+    assert facts.parameters_total == pytest.approx(0.494e9 + 24 * (7 * expert + 8 * 896), rel=1e-3)
+    assert facts.parameters_active == pytest.approx(0.494e9 + 24 * (expert + 8 * 896), rel=1e-3)
+
+
+def test_a_training_step_of_a_mixtures_reference_executes_what_the_decoder_says():
+    decoder = build(num_layers=2, mlp=MIXTURE)
+    for number in range(2):
+        layer, mixer = decoder.block(number).mlp, decoder.block(number).mixer
+        layer.forward = layer.reference
+        mixer.forward = lambda x, positions, state, ids, mixer=mixer: mixer.reference(x, positions, ids)
+    x = torch.randint(2048, (2, 31))
+    with FlopCounterMode(display=False) as counter:
+        decoder.loss(x, x).backward()
+    assert counter.get_total_flops() == pytest.approx(3 * 2 * costs.reference_flops(decoder, 31), rel=0.01)
 
 
 @pytest.mark.parametrize("mixer", MIXERS)

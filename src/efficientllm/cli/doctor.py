@@ -27,8 +27,9 @@ def doctor(
     from efficientllm.devices.inventory import inventory
 
     opened = open_device(device)
-    info, rows = opened.info(), inventory(opened)
     costs, why_not = _own_cost(opened) if cost else ({}, "not asked for")
+    # after the loops: with a context open, the driver lists this process and its memory
+    info, rows = opened.info(), inventory(opened)
     if as_json:
         import msgspec
 

@@ -63,6 +63,7 @@ def assemble(
             lambda: mlp.build(shape, **settings.mlp.options),
         )
     mixer.supports(shape, decoder.position)
+    mlp.supports(shape)
     return decoder
 
 

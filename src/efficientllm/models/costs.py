@@ -1,5 +1,8 @@
 """What a decoder costs, counted from its shapes: parameters, floating-point operations, bytes.
 
+Parameters stored and those that one token uses (active) are counted apart: memory and the optimiser's traffic go by
+the stored ones, FLOPs by the active ones, the reads of a decode step by those that its tokens touch.
+
 FLOPs are those that the model needs: two for each weight and token in a product, causal attention over the pairs that
 see each other, active parts only, nothing recomputed. Norms, activations and softmax are left out, as is usual.
 """
@@ -42,6 +45,7 @@ def facts(decoder: Decoder, dtype_bytes: int, train_tokens: int) -> ModelFacts:
         cache_bytes_per_token=cache_bytes_per_token(decoder, dtype_bytes),
         state_bytes=sum(block.mixer.state_bytes(dtype_bytes) for block in blocks),
         train_flops_per_token=_TRAIN_FACTOR * forward_flops(decoder, train_tokens) / train_tokens,
+        implementations=_implementations(blocks[0]),
     )
 
 
@@ -133,6 +137,12 @@ def _weight_bytes_read(decoder: Decoder, num_tokens: int) -> float:
     rows = min(num_tokens, table.shape[0]) * table.shape[1] * table.element_size()
     unread_table = 0 if decoder.head is None else table.nbytes
     return float(stored_bytes(decoder) - unread_table + rows - idle * table.element_size())
+
+
+def _implementations(block: Block) -> dict[str, str]:
+    """Return slot -> how it computes here, for the slots that have several ways; all layers have the same."""
+    named = {"mixer": block.mixer.implementation, "mlp": block.mlp.implementation}
+    return {slot: name for slot, name in named.items() if name}
 
 
 def _blocks(decoder: Decoder) -> list[Block]:

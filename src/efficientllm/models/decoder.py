@@ -10,7 +10,7 @@ What an ablation changes is one slot: the mixer, the position encoding or the ml
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,7 @@ from efficientllm.models.linear import Embedding, Linear
 from efficientllm.models.mixers._contract import Mixer, State
 from efficientllm.models.mlp._contract import Mlp
 from efficientllm.models.norm import RMSNorm
+from efficientllm.models.part import Part, compute_dtype
 from efficientllm.models.position._contract import Position, Positions
 from efficientllm.models.shape import Shape
 
@@ -115,6 +116,12 @@ class Decoder(nn.Module):
         assert isinstance(block, Block)
         return block
 
+    def parts(self) -> Iterator[Part]:
+        """Yield mixer and mlp of each layer."""
+        for number in range(self.shape.num_layers):
+            block = self.block(number)
+            yield from (block.mixer, block.mlp)
+
     @property
     def head_weight(self) -> Tensor:
         """The head's matrix, VD: the embedding's own where they are tied."""
@@ -175,7 +182,7 @@ class Decoder(nn.Module):
         if positions_BT is None:
             positions_BT = self._positions(tokens_BT, state, sequence_ids_BT)
         x_BTD = self.position.embed(self.embed(tokens_BT), positions_BT)
-        positions = self.position.at(positions_BT, self._compute_dtype())
+        positions = self.position.at(positions_BT, compute_dtype(self.embed.weight))
         for number, block in enumerate(self.blocks):
             x_BTD = block(x_BTD, positions, None if state is None else state.layers[number], sequence_ids_BT)
         if state is not None:
@@ -185,8 +192,24 @@ class Decoder(nn.Module):
 
     def loss(self, tokens_BT: Tensor, targets_BT: Tensor, sequence_ids_BT: Tensor | None = None) -> Tensor:
         """Return the mean loss in nats over the targets that are not -100, a float32 scalar with gradients."""
+        return self.losses(tokens_BT, targets_BT, sequence_ids_BT)[0]
+
+    def losses(
+        self, tokens_BT: Tensor, targets_BT: Tensor, sequence_ids_BT: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the loss, and what its parts want added to it in training, None if nothing.
+
+        The first is what is reported and judged; their sum is what is differentiated.
+        """
         hidden_BTD = self.hidden(tokens_BT, sequence_ids_BT=sequence_ids_BT)
-        return mean_cross_entropy(hidden_BTD.flatten(0, 1), self.head_weight, targets_BT.flatten())
+        loss = mean_cross_entropy(hidden_BTD.flatten(0, 1), self.head_weight, targets_BT.flatten())
+        extra = [value for part in self.parts() for value in part.losses().values()]
+        return loss, torch.stack(extra).sum() if extra else None
+
+    def after_step(self) -> None:
+        """Let the parts do what is due after the optimiser's step."""
+        for part in self.parts():
+            part.after_step()
 
     @torch.no_grad()
     def loss_sum(
@@ -216,7 +239,3 @@ class Decoder(nn.Module):
             return index_1T
         starts = F.pad(sequence_ids_BT[:, 1:] != sequence_ids_BT[:, :-1], (1, 0))
         return index_1T - (starts * index_1T).cummax(-1).values
-
-    def _compute_dtype(self) -> torch.dtype:
-        device = self.device.type
-        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.dtype

@@ -29,6 +29,7 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
         cache_bytes_per_token: growth of the decode state a token and a sequence.
         state_bytes: constant decode state a sequence.
         train_flops_per_token: model FLOPs of forward and backward at the training length.
+        implementations: slot -> how it computes on this device, where it has several ways (`mlp`: `grouped`).
     """
 
     parameters_total: int
@@ -39,6 +40,7 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
     cache_bytes_per_token: float = 0.0
     state_bytes: int = 0
     train_flops_per_token: float = 0.0
+    implementations: dict[str, str] = {}
 
 
 class DataFacts(msgspec.Struct, frozen=True, kw_only=True):

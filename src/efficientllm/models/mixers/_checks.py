@@ -7,7 +7,8 @@ from collections.abc import Callable
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from efficientllm.errors import EfficientLLMError, Unsupported
+from efficientllm.errors import Unsupported
+from efficientllm.models.checking import run_checks
 from efficientllm.models.mixers._contract import MixerEntry
 from efficientllm.models.mixers._probe import (
     BATCH,
@@ -32,22 +33,8 @@ Check = Callable[[MixerEntry], None]
 
 
 def check(entry: MixerEntry) -> list[tuple[str, str | None]]:
-    """Run all checks and return (what was checked, None or how it failed).
-
-    A mixer that cannot even be built fails its checks with the error's text; other errors are reported the same way,
-    for this is what a person runs on a file that is not finished.
-    """
-    results: list[tuple[str, str | None]] = []
-    for name, function in CHECKS.items():
-        try:
-            function(entry)
-        except (AssertionError, EfficientLLMError) as error:
-            results.append((name, (str(error) or type(error).__name__).partition("\n")[0]))
-        except Exception as error:  # noqa: BLE001 - the file under test may raise anything, and hears of it
-            results.append((name, f"{type(error).__name__}: {error}".partition("\n")[0]))
-        else:
-            results.append((name, None))
-    return results
+    """Run all checks and return (what was checked, None or how it failed)."""
+    return run_checks(CHECKS, entry)
 
 
 def causal(entry: MixerEntry) -> None:

@@ -20,9 +20,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from efficientllm.models.linear import num_parameters
+from efficientllm.models.part import Part
 from efficientllm.models.position._contract import Position, Positions
 from efficientllm.models.shape import Shape
 from efficientllm.records.card import Card
@@ -59,7 +60,7 @@ class State:
         return 0
 
 
-class Mixer(nn.Module):
+class Mixer(Part):
     """A token mixer.
 
     Attributes:
