@@ -244,11 +244,11 @@ def test_a_shape_that_an_mlp_cannot_serve_is_refused_with_its_reason(tmp_path):
     (tmp_path / "picky.py").write_text(
         '"""Picky."""\nfrom dataclasses import replace\nfrom efficientllm import registry\n'
         "from efficientllm.errors import Unsupported\n"
-        "def supports(shape):\n    raise Unsupported(f'picky wants no {shape.num_layers} layers')\n"
+        "def supports(shape):\n    raise Unsupported(f'picky wants no width {shape.width}')\n"
         'ENTRY = replace(registry.load("mlp", "dense"), supports=supports)\n'
     )
     settings = InferenceSettings(shape=SMALL, mlp=Choice(name="picky", path=str(tmp_path / "picky.py")))
-    with pytest.raises(Unsupported, match="picky wants no 2 layers"):
+    with pytest.raises(Unsupported, match="picky wants no width 64"):
         build_decoder(settings, vocab_tokens=96, seed=0, device="cpu")
 
 

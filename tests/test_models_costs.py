@@ -6,7 +6,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from efficientllm import catalog, registry
 from efficientllm.models import costs
-from efficientllm.models.build import assemble, build_decoder
+from efficientllm.models.assemble import assemble
+from efficientllm.models.build import build_decoder
 from efficientllm.models.shape import resolve_shape
 from efficientllm.records.choice import Choice
 from efficientllm.records.settings import ModelSettings

@@ -7,9 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from efficientllm import catalog, registry
+from efficientllm import catalog
 from efficientllm.errors import UnknownNameError, Unsupported, UserError
-from efficientllm.models.build import build_decoder
+from efficientllm.models.build import build_decoder, unsupported_reason
 from efficientllm.models.cross_entropy import mean_cross_entropy, sum_cross_entropy
 from efficientllm.models.norm import RMSNorm
 from efficientllm.models.position._contract import Position, positions_of
@@ -19,11 +19,21 @@ from efficientllm.records.choice import Choice
 from efficientllm.records.settings import ModelSettings
 
 MIXERS, POSITIONS = catalog.names("mixer"), catalog.names("position")
-SMALL = {"num_layers": 2, "width": 64, "num_heads": 4, "num_kv_heads": 2, "mlp_width": 96}
+SMALL = {"num_layers": 2, "width": 64, "num_heads": 4, "num_kv_heads": 2, "mlp_width": 96, "max_positions": 64}
+
+
+def refusal(mixer, position):
+    settings = ModelSettings(shape=SMALL, mixer=Choice(name=mixer), position=Choice(name=position), sequence_tokens=32)
+    return unsupported_reason(settings, 96)
+
+
+PAIRS = [(mixer, position) for mixer in MIXERS for position in POSITIONS if not refusal(mixer, position)]
 
 
 def build(mixer="gqa", position="rope", vocab_tokens=96, seed=0, dtype=torch.float32, shape=SMALL, size="tiny"):
-    settings = ModelSettings(size=size, shape=shape, mixer=Choice(name=mixer), position=Choice(name=position))
+    settings = ModelSettings(
+        size=size, shape=shape, mixer=Choice(name=mixer), position=Choice(name=position), sequence_tokens=32
+    )
     return build_decoder(settings, vocab_tokens=vocab_tokens, seed=seed, device="cpu", dtype=dtype)
 
 
@@ -40,8 +50,15 @@ def tokens(rows, length, vocab_tokens=96, seed=0):
     return torch.randint(vocab_tokens, (rows, length), generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("mixer", MIXERS)
-@pytest.mark.parametrize("position", POSITIONS)
+def test_ordinary_attention_takes_every_position_and_mla_all_that_bias_no_scores():
+    assert {(mixer, position) for mixer in ("mha", "gqa", "mqa") for position in POSITIONS} <= set(PAIRS)
+    biasing = {name for name in POSITIONS if build("mha", name).position.biases_scores}
+    assert biasing == {"relative", "alibi"}
+    assert {position for mixer, position in PAIRS if mixer == "mla"} == set(POSITIONS) - biasing
+    assert "one rotary key that all heads share" in refusal("mla", "alibi")
+
+
+@pytest.mark.parametrize(("mixer", "position"), PAIRS)
 def test_token_by_token_gives_the_logits_of_all_at_once(mixer, position):
     decoder, x = roughen(build(mixer, position)), tokens(3, 29)
     with torch.inference_mode():
@@ -56,8 +73,7 @@ def test_token_by_token_gives_the_logits_of_all_at_once(mixer, position):
             assert state.length == 29 and state.next_1.item() == 29
 
 
-@pytest.mark.parametrize("mixer", MIXERS)
-@pytest.mark.parametrize("position", POSITIONS)
+@pytest.mark.parametrize(("mixer", "position"), PAIRS)
 def test_packed_sequences_have_the_logits_of_the_same_ones_alone(mixer, position):
     decoder, x = roughen(build(mixer, position)), tokens(2, 24)
     ids = torch.tensor([[0] * 7 + [1] * 17, [5] * 20 + [0] * 4])
@@ -90,6 +106,18 @@ def test_a_position_tells_order_apart_where_it_claims_to(position):
     blind = torch.allclose(one_layer(x)[:, -1], one_layer(swapped)[:, -1], atol=1e-5)
     assert blind == (position == "none")  # one layer without positions sees a bag of tokens
     assert gap > 1e-4
+
+
+@pytest.mark.parametrize("position", ["none", "rope", "relative", "alibi"])
+@pytest.mark.parametrize("mixer", ["mha", "gqa", "mqa"])
+def test_rows_may_say_their_positions_each_for_itself_in_a_fixed_step(mixer, position):
+    decoder, x = roughen(build(mixer, position)), tokens(3, 12)
+    with torch.inference_mode():
+        expected, state = decoder(x), decoder.allocate(3, 16)
+        state.use_fixed_shapes()
+        decoder(x[:, :11], state=state)
+        got = decoder(x[:, 11:], positions_BT=torch.full((3, 1), 11), state=state)
+    torch.testing.assert_close(got, expected[:, 11:], atol=2e-5, rtol=2e-5)
 
 
 def test_a_rewound_state_goes_on_as_the_first_time():
@@ -191,18 +219,6 @@ def test_rope_makes_scores_depend_on_distance_only():
     near, far = (encoding.at(torch.arange(5)[None] + shift, torch.float32).rotate(q, k) for shift in (0, 1000))
     torch.testing.assert_close(near[0] @ near[1].mT, far[0] @ far[1].mT, atol=2e-3, rtol=1e-3)
     assert not torch.allclose(near[0] @ near[1].mT, q @ k.mT, atol=1e-2)
-
-
-@pytest.mark.parametrize("position", POSITIONS)
-def test_a_position_keeps_shapes_and_says_whether_it_biases_scores(position):
-    encoding = registry.load("position", position).build(resolve_shape(ModelSettings(), 96), 16)
-    places = positions_of(encoding, 7)
-    q, k = places.rotate(torch.randn(2, 4, 7, 16), torch.randn(2, 2, 7, 16))
-    assert q.shape == (2, 4, 7, 16) and k.shape == (2, 2, 7, 16)
-    assert encoding.embed(torch.randn(2, 7, 64), places.index_BT).shape == (2, 7, 64)
-    bias = places.score_bias(places.index_BT)
-    assert (bias is not None) == encoding.biases_scores
-    assert bias is None or torch.broadcast_shapes(bias.shape, (2, 4, 7, 7)) == (2, 4, 7, 7)
 
 
 def test_what_all_layers_share_is_computed_once():

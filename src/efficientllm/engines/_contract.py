@@ -41,7 +41,11 @@ class Engine(Protocol):
         ...
 
     def begin(self, batch: int, max_tokens: int) -> None:
-        """Start a batch of empty sequences with room for so many tokens each; the batch before is given up."""
+        """Start a batch of empty sequences with room for so many tokens each; the batch before is given up.
+
+        Raises:
+            Unsupported: the model's positions do not reach so far.
+        """
         ...
 
     def prefill(self, tokens_BT: Tensor) -> Tensor:

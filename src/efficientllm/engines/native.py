@@ -66,6 +66,7 @@ class NativeEngine:
     @torch.inference_mode()
     def begin(self, batch: int, max_tokens: int) -> None:
         """Start a batch of empty sequences with room for so many tokens each; the batch before is given up."""
+        self._decoder.position.check_length(max_tokens)
         self._state = self._captured = None  # first give up the old, so that both are never held at once
         room = -(-max_tokens // _ROOM_STEP) * _ROOM_STEP if self._on_cuda else max_tokens
         self._state = self._decoder.allocate(batch, room)

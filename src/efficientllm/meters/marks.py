@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from efficientllm.devices._contract import Device, SensorError
+from efficientllm.errors import Unsupported
 from efficientllm.meters.open_window import OpenMarks
 from efficientllm.records import events
 from efficientllm.records.card import Card
@@ -64,17 +65,19 @@ class Marks:
 
     @contextmanager
     def attempt(self, name: str, coordinates: dict[str, int]) -> Iterator[None]:
-        """One point of a grid: running out of memory inside ends this point, not the trial."""
+        """One point of a grid: what it cannot have (memory, positions) ends this point, not the trial."""
         windows_before = self._num_windows
         try:
             yield
         except Exception as error:
-            if not self.device.is_out_of_memory(error):
+            out_of_memory = self.device.is_out_of_memory(error)
+            if not out_of_memory and not isinstance(error, Unsupported):
                 raise
             traceback.clear_frames(error.__traceback__)  # what failed still holds its tensors
             if self._num_windows == windows_before:  # it ended before its window was opened: in allocation or warm-up
                 self._open(name, Work(), coordinates)
-                self._close(self._num_windows - 1, "oom", _first_line(error))
+                outcome, reason = ("oom", _first_line(error)) if out_of_memory else ("unsupported", str(error))
+                self._close(self._num_windows - 1, outcome, reason)
             self.device.empty_cache()
 
     @contextmanager

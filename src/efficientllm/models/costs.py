@@ -42,6 +42,7 @@ def facts(decoder: Decoder, dtype_bytes: int, train_tokens: int) -> ModelFacts:
         parameters_active=total - idle,
         parameters_embedding=decoder.embed.weight.numel() + head,
         weight_bytes=stored_bytes(decoder),
+        adjusted=decoder.adjusted,
         cache_bytes_per_token=cache_bytes_per_token(decoder, dtype_bytes),
         state_bytes=sum(block.mixer.state_bytes(dtype_bytes) for block in blocks),
         train_flops_per_token=_TRAIN_FACTOR * forward_flops(decoder, train_tokens) / train_tokens,
@@ -99,7 +100,7 @@ def prefill_work(decoder: Decoder, batch: int, tokens: int) -> Work:
     dtype_bytes = decoder.dtype.itemsize
     written = batch * tokens * cache_bytes_per_token(decoder, dtype_bytes)
     constant = batch * sum(block.mixer.state_bytes(dtype_bytes) for block in _blocks(decoder))
-    moved = _weight_bytes_read(decoder, batch * tokens) + written + constant
+    moved = _weight_bytes_read(decoder, batch * tokens, tokens) + written + constant
     return Work(
         tokens=batch * tokens,
         samples=batch,
@@ -117,7 +118,7 @@ def decode_work(decoder: Decoder, batch: int, context: int) -> Work:
     dtype_bytes = decoder.dtype.itemsize
     read = batch * sum(block.mixer.read_bytes(context, dtype_bytes) for block in _blocks(decoder))
     written = batch * cache_bytes_per_token(decoder, dtype_bytes)
-    moved = _weight_bytes_read(decoder, batch) + read + written
+    moved = _weight_bytes_read(decoder, batch, 1) + read + written
     return Work(
         tokens=batch,
         samples=batch,
@@ -127,13 +128,15 @@ def decode_work(decoder: Decoder, batch: int, context: int) -> Work:
     )
 
 
-def _weight_bytes_read(decoder: Decoder, num_tokens: int) -> float:
-    """Return the fewest bytes of weights that serve so many tokens: all but the embedding, of which only their rows.
+def _weight_bytes_read(decoder: Decoder, num_tokens: int, num_positions: int) -> float:
+    """Return the fewest bytes of weights that serve so many tokens at so many different positions.
 
-    A tied embedding is read as a whole all the same: it is the head.
+    All but the tables of tokens and positions, of which only the rows in use are read. A tied embedding is read as a
+    whole all the same: it is the head.
     """
     table = decoder.embed.weight
     idle = sum(block.mlp.num_parameters() - block.mlp.read_parameters(num_tokens) for block in _blocks(decoder))
+    idle += decoder.position.num_parameters() - decoder.position.read_parameters(num_positions)
     rows = min(num_tokens, table.shape[0]) * table.shape[1] * table.element_size()
     unread_table = 0 if decoder.head is None else table.nbytes
     return float(stored_bytes(decoder) - unread_table + rows - idle * table.element_size())

@@ -4,8 +4,8 @@
                     ├ norm mixer┤
                     ├ norm mlp ─┤
 
-What an ablation changes is one slot: the mixer, the position encoding or the mlp. Letters as in
-`models/mixers/_contract.py`.
+What an ablation changes is one slot: the mixer, the position encoding or the mlp; or the design of the blocks, which a
+preset says through the shape's fields. Letters as in `models/mixers/_contract.py`.
 """
 
 from __future__ import annotations
@@ -20,28 +20,32 @@ from efficientllm.models.cross_entropy import mean_cross_entropy, sum_cross_entr
 from efficientllm.models.linear import Embedding, Linear
 from efficientllm.models.mixers._contract import Mixer, State
 from efficientllm.models.mlp._contract import Mlp
-from efficientllm.models.norm import RMSNorm
+from efficientllm.models.norm import make_norm
 from efficientllm.models.part import Part, compute_dtype
 from efficientllm.models.position._contract import Position, Positions
 from efficientllm.models.shape import Shape
 
 
 class Block(nn.Module):
-    """One layer: the mixer, then the mlp, each on the normalised residual stream and added to it."""
+    """One layer: mixer and mlp, each on the normalised residual stream and added to it.
+
+    One after the other, so that the mlp reads what the mixer wrote; or side by side (`shape.parallel_residual`).
+    """
 
     def __init__(self, shape: Shape, mixer: Mixer, mlp: Mlp) -> None:
         super().__init__()
-        self.mixer_norm = RMSNorm(shape.width, shape.norm_eps)
+        self.parallel = shape.parallel_residual
+        self.mixer_norm = make_norm(shape)
         self.mixer = mixer
-        self.mlp_norm = RMSNorm(shape.width, shape.norm_eps)
+        self.mlp_norm = make_norm(shape)
         self.mlp = mlp
 
     def forward(
         self, x_BTD: Tensor, positions: Positions, state: State | None, sequence_ids_BT: Tensor | None
     ) -> Tensor:
         """Return the residual stream after this layer."""
-        x_BTD = x_BTD + self.mixer(self.mixer_norm(x_BTD), positions, state, sequence_ids_BT)
-        out_BTD: Tensor = x_BTD + self.mlp(self.mlp_norm(x_BTD))
+        mixed_BTD = x_BTD + self.mixer(self.mixer_norm(x_BTD), positions, state, sequence_ids_BT)
+        out_BTD: Tensor = mixed_BTD + self.mlp(self.mlp_norm(x_BTD if self.parallel else mixed_BTD))
         return out_BTD
 
 
@@ -93,6 +97,7 @@ class Decoder(nn.Module):
     Attributes:
         shape: its counts.
         position: the position encoding, one for all layers.
+        adjusted: what `match` changed in it, see `ModelFacts.adjusted`.
     """
 
     def __init__(
@@ -104,10 +109,11 @@ class Decoder(nn.Module):
     ) -> None:
         super().__init__()
         self.shape = shape
+        self.adjusted: dict[str, float] = {}
         self.embed = Embedding(shape.vocab_tokens, shape.width)
         self.blocks = nn.ModuleList(Block(shape, make_mixer(), make_mlp()) for _ in range(shape.num_layers))
         self.position = make_position(self.block(0).mixer.rotary_dim)
-        self.norm = RMSNorm(shape.width, shape.norm_eps)
+        self.norm = make_norm(shape)
         self.head = None if shape.tie_embeddings else Linear(shape.width, shape.vocab_tokens, makes_logits=True)
 
     def block(self, number: int) -> Block:
@@ -165,7 +171,13 @@ class Decoder(nn.Module):
         state: DecoderState | None = None,
         sequence_ids_BT: Tensor | None = None,
     ) -> Tensor:
-        """Return the normalised residual stream BTD that the head reads; arguments as in `forward`."""
+        """Return the normalised residual stream BTD that the head reads; arguments as in `forward`.
+
+        Raises:
+            Unsupported: more tokens than the position encoding has positions.
+        """
+        if self.position.max_positions:
+            self._check_length(tokens_BT, positions_BT, state, sequence_ids_BT)
         out_BTD = self.run(tokens_BT, positions_BT, state, sequence_ids_BT)
         if state is not None:
             state.advance(tokens_BT.shape[1])
@@ -228,6 +240,19 @@ class Decoder(nn.Module):
     def step(self, tokens_B: Tensor, state: DecoderState) -> Tensor:
         """Add one token to each sequence and return the logits of the next, BV."""
         return self.forward(tokens_B[:, None], state=state)[:, 0]
+
+    def _check_length(
+        self,
+        tokens_BT: Tensor,
+        positions_BT: Tensor | None,
+        state: DecoderState | None,
+        sequence_ids_BT: Tensor | None,
+    ) -> None:
+        if positions_BT is None and sequence_ids_BT is None:
+            self.position.check_length(tokens_BT.shape[1] + (0 if state is None else state.length))
+        elif not torch.compiler.is_compiling():
+            known_BT = self._positions(tokens_BT, state, sequence_ids_BT) if positions_BT is None else positions_BT
+            self.position.check_length(int(known_BT.max()) + 1)
 
     def _positions(self, tokens_BT: Tensor, state: DecoderState | None, sequence_ids_BT: Tensor | None) -> Tensor:
         new = tokens_BT.shape[1]

@@ -12,6 +12,8 @@ Letters of tensor shapes, in all of `models/`:
 
 A mixer of your own: subclass `Mixer`, end the file with `ENTRY = MixerEntry(card=..., build=...)`, and run
 `efficientllm check my_mixer.py`, which calls the checks of `_checks.py` that every mixer of this folder passes.
+A mixer that goes with one position encoding only says so at the top of its file, `SLOTS = {"position": "none"}`: that
+one fills the slot where the user names none.
 """
 
 from __future__ import annotations
@@ -136,11 +138,14 @@ class MixerEntry:
         card: the technique's claim.
         build: `build(shape, **options)` returns the mixer; its keyword parameters are the options a recipe can set.
         supports: raises `Unsupported`, with the reason, for a shape or a position encoding that it cannot serve.
+        cache_knob: the option of `build`, or else the field of `Shape`, that the cache's bytes grow with in proportion
+            or with a constant beside it; `match: cache` sets it. Empty: no cache that could be fitted.
     """
 
     card: Card
     build: Callable[..., Mixer]
     supports: Callable[[Shape, Position], None] = _anything_goes
+    cache_knob: str = ""
 
 
 def causal_pairs(new_tokens: int, context: int = 0, window: int = 0) -> int:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from efficientllm.errors import Unsupported
 from efficientllm.models.linear import StackedLinear, num_parameters
 from efficientllm.models.mlp import _moe_paths as paths
 from efficientllm.models.mlp._contract import LoadTally, Mlp, MlpEntry
@@ -200,6 +201,11 @@ class MixtureOfExperts(Mlp):
         return self.router.linear.flops_per_token() + (self.shared.model_flops(1) if self.shared else 0.0)
 
 
+def _supports(shape: Shape) -> None:
+    if shape.mlp_bias:
+        raise Unsupported("experts have no biases, and shape.mlp_bias asks for them")
+
+
 ENTRY = MlpEntry(
     card=Card(
         title="Mixture of experts",
@@ -209,4 +215,5 @@ ENTRY = MlpEntry(
         note="against a dense layer of one expert's width; dropless; all experts are stored, a token uses a few",
     ),
     build=MixtureOfExperts,
+    supports=_supports,
 )
