@@ -43,10 +43,13 @@ def kind_of(word: str) -> str:
 
 
 def names(kind: str) -> list[str]:
-    """Return the names of all entries of a kind, sorted, without importing any."""
+    """Return the names of all entries of a kind, sorted, without importing any.
+
+    A recipe in a folder has the folder in its name (`architecture/quality`).
+    """
     folder = PACKAGE / FOLDERS[kind]
     if kind == "recipe":
-        return sorted(path.stem for path in folder.glob("*.yaml"))
+        return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
     return sorted(path.stem for path in folder.glob("*.py") if not path.name.startswith("_") and _has_entry(path))
 
 

@@ -10,11 +10,11 @@ import msgspec
 
 from efficientllm.analysis.select import counts
 from efficientllm.records.measurement import Measurement
-from efficientllm.records.settings import InferenceSettings, PretrainSettings
+from efficientllm.records.settings import InferenceSettings, PretrainSettings, VerifySettings
 from efficientllm.units import count_text
 
 #: Windows that are no section of their own: they are read from within the others, or reported apart.
-_NOT_COMPARED = ("load", "idle", "quality", "curve")
+_NOT_COMPARED = ("load", "idle", "quality", "quality_outside", "curve")
 
 #: What a user calls a loop of his own is its technique, no condition.
 _LOOP_NAME = "name"
@@ -64,7 +64,10 @@ def parent_stage(group: Group, records: Sequence[Measurement]) -> str:
 
 
 def points(group: Group) -> list[Point]:
-    """Return the windows of a group: those that its settings ask for and those that were seen, in their order."""
+    """Return the windows of a group: those that its settings ask for and those that were seen, in their order.
+
+    Of a verification its errors alone: its training and decode windows are of one step, to show that there is one.
+    """
     found: dict[Point, None] = {}
     for record in group.records():
         settings = record.trial.settings
@@ -73,6 +76,9 @@ def points(group: Group) -> list[Point]:
                 found |= {(name, (("batch", grid.batch), ("tokens", grid.tokens))): None for grid in grids}
         elif isinstance(settings, PretrainSettings):
             found[("train", ())] = None
+        elif isinstance(settings, VerifySettings):
+            found[("verify", ())] = None
+            continue
         seen = [w for w in record.windows if w.name not in _NOT_COMPARED]
         found |= {(w.name, tuple(sorted(w.coordinates.items()))): None for w in seen}
     names = list(dict.fromkeys(name for name, _ in found))
@@ -94,6 +100,8 @@ def conditions(group: Group) -> dict[str, str]:
             said[word] = value.label() if hasattr(value, "label") else str(value)
     if isinstance(settings, PretrainSettings):
         said["tokens"] = f"{count_text(settings.tokens)} in steps of {_step_text(settings)}"
+    if trial.selected is not None:
+        said[trial.selected.over] = f"chosen after {trial.selected.stage}"
     said["device"] = ", ".join(device.name for device in devices)
     said["protocol"] = trial.protocol.name
     said["machine"] = record.environment.machine_id
@@ -106,7 +114,8 @@ def _step_text(settings: PretrainSettings) -> str:
 
 def _key(record: Measurement) -> bytes:
     trial = record.trial
-    settings = _without(msgspec.to_builtins(trial.settings), trial.axes)
+    chosen = {trial.selected.over: trial.selected.value} if trial.selected else {}
+    settings = _without(msgspec.to_builtins(trial.settings), {**trial.axes, **chosen})
     parts = [trial.stage, settings, record.environment.machine_id, msgspec.to_builtins(trial.protocol),
              trial.protocol_version, sorted(trial.axes)]  # fmt: skip
     data = record.data and (record.data.corpus_sha256, record.data.tokenizer_sha256)

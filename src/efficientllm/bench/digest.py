@@ -16,7 +16,7 @@ import msgspec
 
 from efficientllm import catalog
 from efficientllm.records.choice import Choice
-from efficientllm.records.settings import ModelSettings, Settings, UserSettings
+from efficientllm.records.settings import ModelSettings, Settings, UserSettings, slot_of
 from efficientllm.registry import file_sha256
 
 _PREFIX = "efficientllm."
@@ -67,7 +67,7 @@ def _entry_files(settings: Settings, device: str) -> list[Path]:
         for field in msgspec.structs.fields(type(settings)):
             choice = getattr(settings, field.name)
             if isinstance(choice, Choice):
-                files += _choice_files(field.name, choice)
+                files += _choice_files(slot_of(field.name), choice)
     return files
 
 

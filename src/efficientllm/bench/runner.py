@@ -43,6 +43,8 @@ _POLL_S = 0.05
 _GRACE_S = 5.0
 
 ProgressCall = Callable[[events.Progress], None]
+#: Brings a job's folder to a worker and returns its process.
+StartCall = Callable[[Path], "subprocess.Popen[bytes]"]
 
 
 class TrialInterrupted(Exception):
@@ -65,8 +67,13 @@ class Run:
     external: Path | None = None
 
 
-def run_trial(run: Run, on_progress: ProgressCall = lambda _: None) -> Measurement:
+def run_trial(run: Run, on_progress: ProgressCall = lambda _: None, start: StartCall | None = None) -> Measurement:
     """Run a trial in a process of its own and return what was seen; judging and storing are the caller's.
+
+    Args:
+        run: what to run.
+        on_progress: is told how far the trial is.
+        start: brings the job to a process that lives on (see `bench.batch`), in place of one of its own.
 
     Raises:
         TrialInterrupted: Ctrl-C; carries the measurement with outcome `interrupted`.
@@ -74,10 +81,10 @@ def run_trial(run: Run, on_progress: ProgressCall = lambda _: None) -> Measureme
     with tempfile.TemporaryDirectory(prefix="efficientllm-") as scratch:
         folder = Path(scratch)
         (folder / JOB_FILE).write_bytes(msgspec.json.encode(run.job))
-        return _run_in(folder, run, on_progress)
+        return _run_in(folder, run, on_progress, start)
 
 
-def _run_in(folder: Path, run: Run, on_progress: ProgressCall) -> Measurement:
+def _run_in(folder: Path, run: Run, on_progress: ProgressCall, start: StartCall | None) -> Measurement:
     begin = WallClock.now()
     protocol = run.job.trial.protocol
     sampler = SamplerProcess.start(run.device, [], interval_s=protocol.sample_interval_s, path=folder / "samples.txt")
@@ -88,9 +95,9 @@ def _run_in(folder: Path, run: Run, on_progress: ProgressCall) -> Measurement:
     try:
         rest = settle(run.device, protocol)
         start_s = time.perf_counter()
-        worker = _start_worker(folder)
+        worker = (start or start_worker)(folder)
         sampler.add_pid(worker.pid)
-        _follow(worker, folder / EVENTS_FILE, on_progress)
+        _follow(worker, folder / EVENTS_FILE, on_progress, until_exit=start is None)
     except KeyboardInterrupt:
         interrupted = True
         _stop(worker)
@@ -110,14 +117,17 @@ def _sampler_cost(samples: Samples) -> dict[str, float]:
     return cost if samples.processor_s is None else {**cost, "sampler_processor_s": samples.processor_s}
 
 
-def _start_worker(folder: Path) -> subprocess.Popen[bytes]:
-    """Start the measured process in a session of its own, so that Ctrl-C reaches it through us only."""
+def start_worker(folder: Path, further: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
+    """Start the measured process in a session of its own, so that Ctrl-C reaches it through us only.
+
+    `further` is its standard input: a pipe where more jobs are to follow.
+    """
     environment = {**_WORKER_ENVIRONMENT, **os.environ}
     output = (folder / OUTPUT_FILE).open("wb")
     with output:
         return subprocess.Popen(
             [sys.executable, "-m", "efficientllm.bench.worker", str(folder)],
-            stdin=subprocess.DEVNULL,
+            stdin=further,
             stdout=output,
             stderr=subprocess.STDOUT,
             env=environment,
@@ -125,16 +135,17 @@ def _start_worker(folder: Path) -> subprocess.Popen[bytes]:
         )
 
 
-def _follow(worker: subprocess.Popen[bytes], file: Path, on_progress: ProgressCall) -> None:
-    """Wait for the worker to end, and pass on its progress."""
-    taken = 0
-    while worker.poll() is None:
+def _follow(worker: subprocess.Popen[bytes], file: Path, on_progress: ProgressCall, *, until_exit: bool) -> None:
+    """Wait for the worker to end, or for the end of this job where the worker lives on, and pass on its progress."""
+    taken, ended = 0, False
+    while worker.poll() is None and (until_exit or not ended):
         time.sleep(_POLL_S)
         said, size = events.decode_events(_read(file, taken))
         taken += size
         for event in said:
             if isinstance(event, events.Progress):
                 on_progress(event)
+            ended = ended or isinstance(event, events.End)
 
 
 def _stop(worker: subprocess.Popen[bytes] | None) -> None:

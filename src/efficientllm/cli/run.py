@@ -65,31 +65,44 @@ def _put_aside(study_run: StudyRun, watcher: object) -> None:
 
 def _print_plan(recipe: Recipe, study_run: StudyRun, as_json: bool) -> None:
     missing = {trial.id for trial in study_run.missing()}
+    refused = study_run.unsupported()
     if as_json:
         import msgspec
 
-        rows = [{**msgspec.to_builtins(trial), "stored": trial.id not in missing} for trial in study_run.plan.trials]
+        rows = [
+            {**msgspec.to_builtins(trial), "stored": trial.id not in missing, "unsupported": refused.get(trial.id, "")}
+            for trial in study_run.plan.trials
+        ]
         typer.echo(msgspec.json.encode(rows).decode())
         return
-    _print_plan_table(recipe, study_run.plan, missing)
+    _print_plan_table(recipe, study_run.plan, missing, refused)
 
 
-def _print_plan_table(recipe: Recipe, plan: Plan, missing: set[str]) -> None:
+def _print_plan_table(recipe: Recipe, plan: Plan, missing: set[str], refused: dict[str, str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{recipe.name}: {len(plan.trials)} trials, {len(missing)} to measure", title_justify="left")
+    to_measure = len(missing - refused.keys())
+    table = Table(title=f"{recipe.name}: {len(plan.trials)} trials, {to_measure} to measure", title_justify="left")
     for heading in ("", "trial", "stage", "technique", "repeat", "from", "stored"):
         right = heading in ("", "repeat", "from")
         table.add_column(heading, justify="right" if right else "left", no_wrap=heading == "trial")
     numbers = {trial.id: str(number) for number, trial in enumerate(plan.trials, 1)}
+    reasons: dict[str, None] = {}
     for trial in plan.trials:
         label = trial.technique() + (" (baseline)" if trial.baseline else "")
         stored = "" if trial.id in missing else "yes"
+        if trial.id in refused:
+            stored = "unsupported"
+            reasons[f"{trial.stage} {trial.technique()}: {refused[trial.id]}"] = None
         source = numbers.get(trial.parent, "")
         table.add_row(numbers[trial.id], trial.id, trial.stage, label, str(trial.repeat), source, stored)
-    console = Console()
+    console = Console(highlight=False)
     console.print(table)
+    for reason in reasons:
+        console.print(f"unsupported: {reason}", soft_wrap=True, markup=False)
+    for later in plan.pending:
+        console.print(f"chosen after {later.after}: the trials of {later.stage}")
     for skip in plan.skipped:
         console.print(f"skipped: {skip.stage} {' '.join(skip.axes.values())}: {skip.because}")
 

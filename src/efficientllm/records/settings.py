@@ -23,6 +23,19 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 Match = Literal["shape", "params", "flops", "cache"]
 
 
+#: Settings that are filled from another folder than that of their own name.
+_SLOTS = {"outside": "corpus"}
+
+
+def slot_of(field: str) -> str:
+    """Return the kind of entry that fills a setting.
+
+    >>> slot_of("mixer"), slot_of("outside")
+    ('mixer', 'corpus')
+    """
+    return _SLOTS.get(field, field)
+
+
 class Grid(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One window of inference: so many sequences, with so many tokens in the prompt or in the cache."""
 
@@ -88,6 +101,10 @@ class PretrainSettings(ModelSettings, frozen=True, kw_only=True, tag_field="work
         weight_decay, beta1, beta2: of AdamW.
         clip_norm: global gradient norm above which gradients are scaled; 0 turns it off.
         divergence_factor: training ends as `diverged` when the loss exceeds so many times its first value.
+        judged_on: `test` rows of the held-out text, or its `valid` rows, which share no token with them: what a setting
+            is chosen by must not be what it is judged by.
+        outside: a corpus of another kind, whose held-out text is scored too, with the same tokenizer; null for none.
+        target_loss: training loss, in nats a token, whose time, energy and FLOPs are told; 0 for none.
     """
 
     tokens: Count = 1_000_000
@@ -101,6 +118,9 @@ class PretrainSettings(ModelSettings, frozen=True, kw_only=True, tag_field="work
     beta2: Fraction = 0.95
     clip_norm: NonNegative = 1.0
     divergence_factor: Positive = 3.0
+    judged_on: Literal["test", "valid"] = "test"
+    outside: Choice | None = None
+    target_loss: NonNegative = 0.0
 
 
 class InferenceSettings(ModelSettings, frozen=True, kw_only=True, tag_field="workload", tag="inference"):
@@ -115,6 +135,24 @@ class InferenceSettings(ModelSettings, frozen=True, kw_only=True, tag_field="wor
     engine: Choice = Choice(name="native")
     prefill: tuple[Grid, ...] = (Grid(batch=1, tokens=512),)
     decode: tuple[Grid, ...] = (Grid(batch=1, tokens=512),)
+
+
+class VerifySettings(ModelSettings, frozen=True, kw_only=True, tag_field="workload", tag="verify"):
+    """Does this combination compute what it should: against its reference, in training and token by token?
+
+    Attributes:
+        engine: who decodes.
+        rows: sequences of `sequence_tokens` tokens that are compared.
+        decode_tokens: so many of them are decoded one by one.
+        error_bound: relative error above which the combination is invalid, in float32.
+        low_precision_bound: the same in the recipe's own number format, where that is another.
+    """
+
+    engine: Choice = Choice(name="native")
+    rows: Rows = 2
+    decode_tokens: Length = 8
+    error_bound: Positive = 1e-3
+    low_precision_bound: Positive = 3e-2
 
 
 class CalibrateSettings(
@@ -148,9 +186,10 @@ class UserSettings(
     dtype: Dtype = "float32"
 
 
-Settings = PretrainSettings | InferenceSettings | CalibrateSettings | UserSettings
+Settings = PretrainSettings | InferenceSettings | VerifySettings | CalibrateSettings | UserSettings
 
 #: workload -> its settings, of those that a recipe can name.
 SETTINGS: dict[str, type[Settings]] = {
-    str(kind.__struct_config__.tag): kind for kind in (PretrainSettings, InferenceSettings, CalibrateSettings)
+    str(kind.__struct_config__.tag): kind
+    for kind in (PretrainSettings, InferenceSettings, VerifySettings, CalibrateSettings)
 }

@@ -62,7 +62,7 @@ def figure_text(column: Column, value: float) -> str:
     >>> figure_text(Column(key="bits_per_byte", title="Bits/byte", unit="bits/byte"), 2.3123)
     '2.312'
     """
-    digits = 4 if group_of(column.key) == "quality" else 3
+    digits = 4 if group_of(column.key) == "quality" or column.unit == "nats/token" else 3
     text = quantity_text(value, column.unit, digits)
     _, _, per = column.unit.partition("/")
     return text.removesuffix(f"/{per}") if per and column.title.lower().endswith(f"/{per}") else text
