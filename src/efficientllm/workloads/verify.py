@@ -56,7 +56,8 @@ def run(job: Job) -> None:
             settings, vocab_tokens=prepared.tokenizer.vocab_tokens, seed=job.trial.seed, device=device.torch_device()
         )
     copy_cards(recorder, settings)
-    recorder.model(facts(decoder, getattr(torch, settings.dtype).itemsize, settings.sequence_tokens))
+    dtype = getattr(torch, settings.dtype)
+    recorder.model(facts(decoder, dtype.itemsize, settings.sequence_tokens, trains_in=dtype))
     rows, _ = prepared.heldout.heldout_rows(settings.sequence_tokens, settings.rows * settings.sequence_tokens)
     rows_BT = torch.from_numpy(rows).to(device.torch_device())
     with tempfile.TemporaryDirectory(prefix="efficientllm-") as scratch:
