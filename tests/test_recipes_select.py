@@ -95,6 +95,16 @@ def test_techniques_at_rates_of_their_own_stand_in_one_section():
     assert [dict(axes)["mixer"] for axes in group.rows] == ["mha", "mqa"]
 
 
+def test_what_an_axis_value_brings_along_is_no_condition_and_what_the_recipe_says_is_one():
+    def sections(text):
+        return len(
+            groups([measured(trial, 2.0) for trial in planned(f"workload: pretrain\nrepeats: 1\n{text}").trials])
+        )
+
+    assert sections("axes: {preset: [modern, pythia]}") == 1  # pythia brings mha and gelu
+    assert sections("mixer: mha\naxes: {preset: [modern, pythia]}") == 2
+
+
 def test_a_value_that_failed_is_not_chosen_and_a_technique_without_any_has_a_reason():
     first = planned()
 

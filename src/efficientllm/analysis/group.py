@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,8 +10,11 @@ from typing import Any
 import msgspec
 
 from efficientllm.analysis.select import counts
+from efficientllm.records.choice import Choice
 from efficientllm.records.measurement import Measurement
-from efficientllm.records.settings import InferenceSettings, PretrainSettings, VerifySettings
+from efficientllm.records.preset import OPEN, fill_slots
+from efficientllm.records.settings import InferenceSettings, ModelSettings, PretrainSettings, VerifySettings
+from efficientllm.records.trial import Trial
 from efficientllm.units import count_text
 
 #: Windows that are no section of their own: they are read from within the others, or reported apart.
@@ -116,10 +120,32 @@ def _key(record: Measurement) -> bytes:
     trial = record.trial
     chosen = {trial.selected.over: trial.selected.value} if trial.selected else {}
     settings = _without(msgspec.to_builtins(trial.settings), {**trial.axes, **chosen})
+    settings = {key: value for key, value in settings.items() if key not in _filled(trial)}
     parts = [trial.stage, settings, record.environment.machine_id, msgspec.to_builtins(trial.protocol),
              trial.protocol_version, sorted(trial.axes)]  # fmt: skip
     data = record.data and (record.data.corpus_sha256, record.data.tokenizer_sha256)
     return msgspec.json.encode([parts, data], order="deterministic")
+
+
+def _filled(trial: Trial) -> set[str]:
+    """Return the slots that hold what the axes' own values put there: part of the lever, no condition beside it.
+
+    A mixer that keeps positions itself comes with none, where others come with rope: both stand in one section.
+    """
+    settings = trial.settings
+    if not isinstance(settings, ModelSettings):
+        return set()
+    slots = ("mixer", "position", "mlp")
+    chosen = {slot: getattr(settings, slot) if slot in trial.axes else OPEN for slot in slots}
+    filled = _filling(settings.size, msgspec.json.encode([settings.preset, chosen]))
+    return {slot for slot in slots if slot not in trial.axes and getattr(settings, slot) == filled[slot]}
+
+
+@functools.lru_cache(maxsize=1024)
+def _filling(size: str, chosen: bytes) -> dict[str, Choice]:
+    """Return what `fill_slots` puts into the slots; cached, since it reads entry files and records are many."""
+    preset, slots = msgspec.json.decode(chosen, type=tuple[Choice, dict[str, Choice]])
+    return fill_slots(size, preset, slots)
 
 
 def _without(settings: dict[str, Any], axes: dict[str, str]) -> dict[str, Any]:
