@@ -17,6 +17,7 @@ from efficientllm.models.mlp._checks import SHAPE, make_mlp
 from efficientllm.models.mlp._contract import LoadTally, MlpEntry
 from efficientllm.models.mlp._moe_router import balance_loss, count_tokens, entropy_nats, z_loss
 from efficientllm.models.mlp.moe import MixtureOfExperts
+from efficientllm.models.part import same_choices
 from efficientllm.records.card import Card
 from efficientllm.records.choice import Choice
 from efficientllm.records.settings import ModelSettings
@@ -431,3 +432,16 @@ def test_a_path_that_reads_the_host_compiles_with_a_break():
 def test_options_that_make_no_mixture_are_refused_with_the_reason(options, error, says):
     with pytest.raises(error, match=says):
         decoder_of(**options)
+
+
+def test_number_formats_are_compared_at_the_same_choice_of_experts():
+    mlp, x, other = layer(), torch.randn(1, 40, 48), torch.randn(1, 40, 48)
+    own = mlp.router(other[0]).chosen_MA
+    with same_choices(mlp):
+        first = mlp.router(x[0]).chosen_MA
+        assert torch.equal(mlp.router(other[0]).chosen_MA, first)
+        low = mlp.router(x[0].bfloat16())
+        assert torch.equal(low.chosen_MA, first)
+        assert torch.allclose(low.weights_MA.sum(-1), torch.ones(40))  # weights are of the same experts, not of others
+    assert not torch.equal(first, own)
+    assert torch.equal(mlp.router(other[0]).chosen_MA, own)

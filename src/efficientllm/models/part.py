@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 
@@ -34,6 +37,41 @@ class Part(nn.Module):
 
     def after_step(self) -> None:
         """Do what is due after the optimiser's step, without waiting for the device."""
+
+
+class Chooser(nn.Module):
+    """Something that decides for each token, as a router does: a step function, which tips with the last digit.
+
+    Two number formats can only be compared where both take the same choices; `same_choices` sees to that.
+    """
+
+    _holding = False
+    _held: Tensor | None = None
+
+    def choose(self, make: Callable[[], Tensor]) -> Tensor:
+        """Return the choice that `make` gives, or inside `same_choices` the first that was made there."""
+        if not self._holding:
+            return make()
+        if self._held is None:
+            self._held = make()
+        return self._held
+
+    def hold(self, holding: bool) -> None:
+        """Begin or end repeating the next choice."""
+        self._holding, self._held = holding, None
+
+
+@contextmanager
+def same_choices(module: nn.Module) -> Iterator[None]:
+    """Let every chooser inside a module repeat, for all forward passes of this block, what it chooses in the first."""
+    choosers = [part for part in module.modules() if isinstance(part, Chooser)]
+    for chooser in choosers:
+        chooser.hold(True)
+    try:
+        yield
+    finally:
+        for chooser in choosers:
+            chooser.hold(False)
 
 
 def compute_dtype(weight: Tensor) -> torch.dtype:

@@ -21,6 +21,7 @@ from efficientllm.models.costs import facts, train_work
 from efficientllm.models.decoder import Decoder
 from efficientllm.models.mixers._contract import Mixer
 from efficientllm.models.mlp._contract import Mlp
+from efficientllm.models.part import same_choices
 from efficientllm.records.settings import InferenceSettings, ModelSettings, PretrainSettings, VerifySettings
 from efficientllm.records.window import Work
 from efficientllm.workloads._contract import Job, WorkloadEntry
@@ -29,8 +30,8 @@ from efficientllm.workloads.cards import copy_cards
 
 #: A first step pays for what is made once; the second one is the window's.
 _TRAIN_STEPS = 2
-#: In low precision a choice of experts or of blocks may fall the other way for a few tokens, which is no fault: the
-#: error that is held to the bound is that of all tokens but so many.
+#: In low precision a choice of blocks may fall the other way for a few tokens, which is no fault: the error that is
+#: bounded is that of all tokens but so many. (Choices of experts are held: see `same_choices`.)
 _TOKENS_APART = 0.1
 
 Kind = TypeVar("Kind", PretrainSettings, InferenceSettings)
@@ -103,18 +104,25 @@ def forward_errors(decoder: Decoder, settings: VerifySettings, rows_BT: Tensor) 
     tokens_BT, targets_BT = rows_BT[:, :-1], rows_BT[:, 1:]
     with through_references(decoder):
         expected_BTD, expected = _pass(decoder, tokens_BT, targets_BT)
-    got_BTD, got = _pass(decoder, tokens_BT, targets_BT)
+    with same_choices(decoder):  # experts are chosen in float32; the low precision is held to the same ones
+        got_BTD, got = _pass(decoder, tokens_BT, targets_BT)
+        low_BTD = _low_pass(decoder, settings, tokens_BT)
     errors = {
         "reference_error_ratio": _relative(got_BTD, expected_BTD),
         "gradient_error_ratio": _relative(torch.cat(got), torch.cat(expected)),
     }
-    if settings.dtype != "float32":
-        dtype = getattr(torch, settings.dtype)
-        with torch.no_grad(), torch.autocast(tokens_BT.device.type, dtype=dtype):
-            low_BTD = decoder.hidden(tokens_BT).float()
+    if low_BTD is not None:
         apart_BT = (low_BTD - expected_BTD).norm(dim=-1) / expected_BTD.norm(dim=-1)
         errors["low_precision_error_ratio"] = float(apart_BT.flatten().quantile(1 - _TOKENS_APART))
     return errors
+
+
+def _low_pass(decoder: Decoder, settings: VerifySettings, tokens_BT: Tensor) -> Tensor | None:
+    """Return the residual stream in the recipe's own number format, None where that is float32."""
+    if settings.dtype == "float32":
+        return None
+    with torch.no_grad(), torch.autocast(tokens_BT.device.type, dtype=getattr(torch, settings.dtype)):
+        return decoder.hidden(tokens_BT).float()
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from efficientllm.models.linear import Linear
+from efficientllm.models.part import Chooser
 
 
 class Routing(NamedTuple):
@@ -27,7 +28,7 @@ class Routing(NamedTuple):
     logits_ME: Tensor  # noqa: N815
 
 
-class Router(nn.Module):
+class Router(Chooser):
     """The gate: affinities of each token to each expert, in float32 whatever the model's type.
 
     The weights of the chosen experts are their affinities over the sum of these. With one expert a token that would
@@ -49,7 +50,7 @@ class Router(nn.Module):
         """Return where the tokens go."""
         logits_ME, scores_ME = self._affinities(x_MD)
         wanted_ME = scores_ME.detach() if self.bias is None else scores_ME.detach() + self.bias.float()
-        chosen_MA = wanted_ME.topk(self.active_experts, -1).indices
+        chosen_MA = self.choose(lambda: wanted_ME.topk(self.active_experts, -1).indices)
         weights_MA = scores_ME.gather(-1, chosen_MA)
         if self.active_experts > 1:
             weights_MA = weights_MA / weights_MA.sum(-1, keepdim=True)
