@@ -20,6 +20,7 @@ from efficientllm import catalog
 from efficientllm.engines.native import ENTRY, NativeEngine
 from efficientllm.models.build import build_decoder
 from efficientllm.models.costs import train_work
+from efficientllm.models.mixers._probe import position_with
 from efficientllm.records.choice import Choice
 from efficientllm.records.settings import InferenceSettings, ModelSettings
 
@@ -38,11 +39,12 @@ def timed(call: Callable[[], object], times: int) -> list[float]:
 
 def decoding(mixer: str, context: int, threads: int) -> tuple[NativeEngine, Callable[[], None]]:
     """Return an engine with the context in its cache, and one decode step on it."""
-    settings = InferenceSettings(mixer=Choice(name=mixer))
+    settings = InferenceSettings(mixer=Choice(name=mixer), position=Choice(name=position_with(mixer)))
     engine = ENTRY.open(settings, folder=None, vocab_tokens=VOCAB_TOKENS, seed=0, device="cpu", threads=threads)
     assert isinstance(engine, NativeEngine)
     engine.begin(1, context + 64)
     engine.prefill(torch.arange(context)[None] % VOCAB_TOKENS)
+    engine.mark()
     token = torch.zeros(1, dtype=torch.int64)
 
     def step() -> None:
@@ -54,7 +56,7 @@ def decoding(mixer: str, context: int, threads: int) -> tuple[NativeEngine, Call
 
 def training(mixer: str) -> tuple[float, Callable[[], None]]:
     """Return the FLOPs of a training step at 8 × 256 tokens, and the step."""
-    settings = ModelSettings(mixer=Choice(name=mixer))
+    settings = ModelSettings(mixer=Choice(name=mixer), position=Choice(name=position_with(mixer)))
     decoder = build_decoder(settings, vocab_tokens=VOCAB_TOKENS, seed=0, device="cpu")
     optimizer = torch.optim.AdamW(decoder.parameters(), fused=True)
     rows = torch.randint(VOCAB_TOKENS, (8, 257), generator=torch.Generator().manual_seed(0))

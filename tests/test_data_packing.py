@@ -121,6 +121,29 @@ def test_heldout_rows_share_no_target_and_know_their_bytes(packed):
             file.heldout_rows(16, tokens)
 
 
+class Places(packing.TokenFile):
+    """Gives the places of tokens in the file instead of the tokens: many rows of a text are equal."""
+
+    def rows(self, starts, sequence_tokens):
+        return np.asarray(starts)[:, None] + np.arange(sequence_tokens + 1)
+
+    def bytes_of(self, tokens):
+        return 0
+
+
+def test_rows_to_tune_by_share_no_target_with_those_to_judge_by(packed):
+    file = Places(packed[2].path, packed[2].packed, packed[2].byte_lengths)
+    targets = lambda tokens, part: set(file.heldout_rows(16, tokens, part)[0][:, 1:].ravel().tolist())  # noqa: E731
+    there = file.num_rows(16)
+    for rows in (1, there // 3, there // 2):
+        test, valid = targets(16 * rows, "test"), targets(16 * rows, "valid")
+        assert len(test) == len(valid) == 16 * rows
+        assert not test & valid
+        assert max(valid) < file.num_tokens
+    with pytest.raises(DataError, match=f"half of them .* Set heldout_tokens to {there // 2 * 16} or less"):
+        file.heldout_rows(16, 16 * (there // 2 + 1), "valid")
+
+
 def test_a_tokenizer_that_loses_text_is_refused(tmp_path, packed):
     tokenizer, snapshot, _ = packed
     table = json.loads(tokenizer.path.read_text(encoding="utf-8"))

@@ -16,7 +16,8 @@ import pytest
 from efficientllm.data import prepare as prepare_module
 from efficientllm.data import snapshot as snapshot_module
 from efficientllm.data.corpora._contract import example_documents
-from efficientllm.data.prepare import prepare
+from efficientllm.data.corpus import open_corpus
+from efficientllm.data.prepare import judged_rows, outside_rows, prepare
 from efficientllm.data.sanity import bz2_bits_per_byte, unigram_bits_per_byte
 from efficientllm.errors import DataError
 from efficientllm.records.choice import Choice
@@ -165,3 +166,34 @@ def test_the_standard_library_is_enough_for_a_small_study(tmp_path):
     assert 1 < prepared.sanity["bz2"] < prepared.sanity["unigram"] < 5
     assert prepared.facts.details["python"] == ".".join(map(str, sys.version_info[:3]))
     assert msgspec.json.decode(msgspec.json.encode(prepared.facts), type=type(prepared.facts)) == prepared.facts
+
+
+def test_text_of_another_kind_comes_in_the_same_tokens_with_a_sanity_line_of_its_own(tmp_path):
+    (tmp_path / "other").mkdir()
+    other = corpus_file(tmp_path / "other", 300)
+    other.write_text(other.read_text().replace("line", "verse"))
+    settings = settings_of(corpus_file(tmp_path), outside=Choice(name=str(other)))
+    prepared = prepare(settings, tmp_path / "cache")
+    text = prepared.tokenizer.decode_bytes(prepared.outside.tokens.tolist()).decode()
+    assert "verse" in text and "line" not in text
+    rows, scored_bytes = outside_rows(prepared.outside, settings)
+    assert rows.shape == (20, 33) and scored_bytes > 0
+    assert prepared.sanity["bz2_outside"] > 0
+    assert prepared.outside.packed.text_sha256 in prepared.facts.details["outside"]
+    assert prepare(settings_of(tmp_path / "corpus.jsonl"), tmp_path / "cache").outside is None
+
+
+def test_what_tunes_is_judged_by_other_rows_than_what_is_ranked(tmp_path):
+    path = corpus_file(tmp_path, 2000)
+    test, valid = settings_of(path), settings_of(path, judged_on="valid")
+    prepared = prepare(test, tmp_path / "cache")
+    seen = [{tuple(row) for row in judged_rows(prepared.heldout, each)[0].tolist()} for each in (test, valid)]
+    assert len(seen[0]) == len(seen[1]) == 20
+    assert prepare(valid, tmp_path / "cache").sanity["bz2"] != prepared.sanity["bz2"]
+
+
+def test_the_language_reference_is_another_text_than_the_standard_library():
+    reference, library = open_corpus(Choice(name="pydoc")), open_corpus(Choice(name="stdlib"))
+    chapters = {text for split in ("train", "heldout") for text in reference.documents(split)}
+    assert sum(map(len, reference.documents("heldout"))) > 100_000
+    assert not chapters & {text for split in ("train", "heldout") for text in library.documents(split)}

@@ -1,11 +1,14 @@
 """Calibration on the processor, in miniature: what is counted, what is left out, and that ceilings are ceilings."""
 
+import time
+
 import pytest
 import torch
 
 from efficientllm.devices.calibrate import measure_ceilings, working_sets
 from efficientllm.devices.fake import FakeDevice
 from efficientllm.devices.inventory import inventory
+from efficientllm.devices.links import link_bytes_per_s
 from efficientllm.devices.matmul import MatmulWork, Unmeasurable, best_work
 from efficientllm.devices.peaks import datasheet
 from efficientllm.records.settings import CalibrateSettings
@@ -34,7 +37,7 @@ def test_every_ceiling_is_measured_and_none_is_below_what_lasts(calibration):
 
 def test_an_unknown_format_is_left_out_with_its_reason(calibration):
     absent = calibration[0].absent
-    assert list(absent) == ["matmul_float99_flop_per_s"]
+    assert list(absent) == ["matmul_float99_flop_per_s", "link_bytes_per_s"]
     assert "float32, bfloat16" in absent["matmul_float99_flop_per_s"]
 
 
@@ -130,3 +133,14 @@ def test_the_inventory_says_how_fine_each_quantity_is_and_why_others_are_missing
     assert rows["temperature_c"].value == 40 and "did not move" in rows["temperature_c"].resolution
     assert rows["power_w"].absent == "the driver is gone" and rows["power_w"].resolution == ""
     assert rows["clock_hz"].absent == "no clock in this fake"
+
+
+def test_a_link_is_the_median_of_its_copies_the_first_left_out():
+    waits = iter([0.5, 0.01, 0.01, 0.01, 0.01, 0.3])
+    rate = link_bytes_per_s(lambda: time.sleep(next(waits)), SMALL, num_bytes=1000)
+    assert rate == pytest.approx(1000 / 0.01, rel=0.3)
+
+
+def test_without_a_second_device_there_is_no_link_and_the_reason_is_said(calibration):
+    assert calibration[0].ceilings.link_bytes_per_s == 0.0
+    assert "no second device" in calibration[0].absent["link_bytes_per_s"]

@@ -8,6 +8,7 @@ from efficientllm import catalog, registry
 from efficientllm.errors import Unsupported, UserError
 from efficientllm.models import checkpoint, costs
 from efficientllm.models.build import build_decoder
+from efficientllm.models.mixers._probe import position_with
 from efficientllm.records.choice import Choice
 from efficientllm.records.settings import InferenceSettings
 
@@ -18,7 +19,8 @@ VOCAB = 96
 
 
 def settings_for(mixer="gqa", **more):
-    return InferenceSettings(shape=SHAPE, mixer=Choice(name=mixer), sequence_tokens=32, **more)
+    position = Choice(name=position_with(mixer))
+    return InferenceSettings(shape=SHAPE, mixer=Choice(name=mixer), position=position, sequence_tokens=32, **more)
 
 
 def open_engine(engine, device, folder=None, seed=0, **more):
@@ -81,11 +83,13 @@ def test_a_long_prompt_in_bounded_pieces_gives_the_logits_of_one_piece(engine, m
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("mixer", MIXERS)
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_rewind_takes_decoding_back(engine, device):
-    served, x = open_engine(engine, device), tokens(2, 20)
+def test_a_rewind_takes_decoding_back(engine, mixer, device):
+    served, x = open_engine(engine, device, mixer=mixer), tokens(2, 20)
     served.begin(2, 40)
     served.prefill(x[:, :15])
+    served.mark()
     first = [served.decode(x[:, place]).clone() for place in (15, 16, 17)]
     served.rewind(15)
     assert served.length == 15
@@ -97,15 +101,16 @@ def test_a_rewind_takes_decoding_back(engine, device):
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("mixer", MIXERS)
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_new_batch_owes_nothing_to_the_one_before(engine, device):
-    served, x = open_engine(engine, device), tokens(3, 20)
+def test_a_new_batch_owes_nothing_to_the_one_before(engine, mixer, device):
+    served, x = open_engine(engine, device, mixer=mixer), tokens(3, 20)
     for batch, room in ((3, 20), (1, 64), (2, 20)):
         served.begin(batch, room)
         assert served.length == 0
         served.prefill(x[:batch, :10])
         served.decode(x[:batch, 10])
-    fresh = open_engine(engine, device)
+    fresh = open_engine(engine, device, mixer=mixer)
     fresh.begin(2, 20)
     fresh.prefill(x[:2, :10])
     fresh.decode(x[:2, 10])
@@ -132,6 +137,7 @@ def test_scoring_leaves_the_present_batch_alone(engine, device):
     served, x = open_engine(engine, device), tokens(2, 20)
     served.begin(2, 20)
     served.prefill(x[:, :10])
+    served.mark()
     first = served.decode(x[:, 10]).clone()
     served.rewind(10)
     served.score(x)

@@ -10,9 +10,12 @@ from efficientllm.errors import UserError
 from efficientllm.models.build import build_decoder
 from efficientllm.models.linear import Linear
 from efficientllm.models.mixers._checks import CHECKS, check
-from efficientllm.models.mixers._contract import Mixer, MixerEntry, causal_pairs
+from efficientllm.models.mixers._contract import Mixer, MixerEntry, State, causal_pairs
 from efficientllm.models.mixers._probe import SHAPE
+from efficientllm.models.mixers.gated_deltanet import GatedDeltaNet
 from efficientllm.models.mixers.gqa import GroupedQueryAttention
+from efficientllm.models.mixers.mamba2 import Mamba2
+from efficientllm.models.mixers.rwkv7 import Rwkv7
 from efficientllm.records.card import Card
 from efficientllm.records.choice import Choice
 from efficientllm.records.settings import ModelSettings
@@ -109,6 +112,81 @@ class OverwritesItsCache(GroupedQueryAttention):
         return out
 
 
+class ForgetsItsRecentTokens(Mamba2):
+    """Its state comes back from a mark with the matrices, but not with the last inputs."""
+
+    def allocate(self, batch, max_tokens, dtype, device):
+        state = super().allocate(batch, max_tokens, dtype, device)
+        go_back = state.rewind
+
+        def rewind(length):
+            recent = state.recent.clone()
+            go_back(length)
+            state.recent.copy_(recent)
+
+        state.rewind = rewind
+        return state
+
+
+class ForgetsItsMark(GatedDeltaNet):
+    """It goes back to any length, by the count alone, as a cache does."""
+
+    def allocate(self, batch, max_tokens, dtype, device):
+        state = super().allocate(batch, max_tokens, dtype, device)
+        state.rewind = lambda length: State.rewind(state, length)
+        return state
+
+
+class MovesItsState(Rwkv7):
+    def forward(self, x_BTD, positions, state=None, sequence_ids_BT=None):
+        out = super().forward(x_BTD, positions, state, sequence_ids_BT)
+        if state is not None and x_BTD.shape[1] == 1:
+            state.memory = state.memory.clone()
+        return out
+
+
+class MovesItsStateBack(Rwkv7):
+    def allocate(self, batch, max_tokens, dtype, device):
+        state = super().allocate(batch, max_tokens, dtype, device)
+        go_back = state.rewind
+
+        def rewind(length):
+            state.recent = state.recent.clone()
+            go_back(length)
+
+        state.rewind = rewind
+        return state
+
+
+class HidesATensor(GroupedQueryAttention):
+    def allocate(self, batch, max_tokens, dtype, device):
+        state = super().allocate(batch, max_tokens, dtype, device)
+        state.tensors = lambda: state.parts[:1]
+        return state
+
+
+class LeaksThroughItsConvolution(Mamba2):
+    """Its matrices begin anew in each packed sequence, its convolution does not."""
+
+    def inputs(self, parts, before, runs, *, plain):
+        return super().inputs(parts, before, None, plain=plain)
+
+
+class LeaksThroughItsState(GatedDeltaNet):
+    def chunks(self, taken, memory, runs_BT):
+        return super().chunks(taken, memory, None)
+
+
+class CountsItsDecays(Rwkv7):
+    def reference_flops(self, num_tokens):
+        return super().reference_flops(num_tokens) + num_tokens * self.shape.width * self.head_dim
+
+
+class KeepsTheMatricesInTheModelsType(Mamba2):
+    def state_bytes(self, dtype_bytes):
+        return super().state_bytes(dtype_bytes) * dtype_bytes // 4
+
+
 class MixesNothing(Mixer):
     def __init__(self, shape):
         super().__init__()
@@ -134,6 +212,15 @@ FAULTS = [
     (RotatesFromZero, "chunked prefill equals all at once"),
     (RotatesFromZero, "long cache with fixed shapes"),
     (OverwritesItsCache, "rewind"),
+    (ForgetsItsRecentTokens, "rewind"),
+    (ForgetsItsMark, "rewind"),
+    (MovesItsState, "state at fixed addresses"),
+    (MovesItsStateBack, "state at fixed addresses"),
+    (HidesATensor, "state at fixed addresses"),
+    (LeaksThroughItsConvolution, "packing isolates sequences"),
+    (LeaksThroughItsState, "packing isolates sequences"),
+    (CountsItsDecays, "FLOPs as it says"),
+    (KeepsTheMatricesInTheModelsType, "cache as large as it says"),
 ]
 
 

@@ -8,6 +8,8 @@ import math
 import pytest
 from msgspec.structs import replace
 
+from efficientllm.analysis.leaderboard import study_table
+from efficientllm.analysis.select import counts
 from efficientllm.physics.finding import Datasheet
 from efficientllm.physics.judge import findings, judge
 from efficientllm.records.environment import DeviceInfo
@@ -109,6 +111,15 @@ def test_an_impossible_figure_makes_the_record_invalid_with_its_code(code):
     assert judged.outcome == "invalid"
     assert judged.invalid_codes == (code,)
     assert judged.windows[0].label() in judged.reason
+    assert not counts(judged)  # no table takes it
+
+
+@pytest.mark.parametrize("code", IMPOSSIBLE)
+def test_an_impossible_figure_has_no_place_in_a_ranking(code):
+    table = study_table("planted", [judge(IMPOSSIBLE[code][0], SHEET)])
+    rows = [row for section in table.sections for row in section.rows]
+    assert all(row.outcome == "invalid" and not row.cells for row in rows)
+    assert any(code in line for line in table.left_out)
 
 
 @pytest.mark.parametrize("code", IMPOSSIBLE)

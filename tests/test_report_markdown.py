@@ -23,7 +23,8 @@ def num_cells(row: str) -> int:
 
 
 def test_all_rows_of_the_tables_have_as_many_cells():
-    assert {num_cells(row) for row in rows_of(markdown(TABLE))} == {8}
+    assert {num_cells(row) for row in rows_of(markdown(replace(TABLE, budgets=())))} == {8}
+    assert {num_cells(row) for row in rows_of(markdown(replace(TABLE, sections=())))} == {5}
 
 
 def test_figure_interval_verdict_and_rank_stand_in_the_cell():
@@ -41,7 +42,9 @@ def test_names_and_reasons_cannot_break_out_of_their_cells():
     row = replace(TABLE.sections[0].rows[1], technique=HOSTILE)
     bad = replace(TABLE.sections[0].rows[2], cells={}, outcome="crashed", reason=HOSTILE)
     section = replace(TABLE.sections[0], rows=(row, bad), conditions={"model": HOSTILE})
-    text = markdown(replace(TABLE, sections=(section,), verdict=(HOSTILE,), title=HOSTILE, left_out=(HOSTILE,)))
+    text = markdown(
+        replace(TABLE, sections=(section,), budgets=(), verdict=(HOSTILE,), title=HOSTILE, left_out=(HOSTILE,))
+    )
     assert {num_cells(row) for row in rows_of(text)} == {8}
     assert "<script>" not in text and "[d](e)" not in text and "`c`" not in text.replace("\\`", "")
 

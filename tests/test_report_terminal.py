@@ -51,7 +51,7 @@ def test_four_techniques_and_all_columns_fit_side_by_side_into_104_columns():
         line for line in printed(width=104).splitlines() if line.startswith(("mha", "gqa", "mqa", "mla", "◆"))
     ]
     assert max(cell_len(line) for line in table_lines) <= 104
-    assert sum(line.startswith("gqa") for line in table_lines) == len(TABLE.sections)
+    assert sum(line.startswith("gqa") for line in table_lines) == len(TABLE.sections) + len(TABLE.budgets)
 
 
 @pytest.mark.parametrize("width", [80, 60])
@@ -87,7 +87,7 @@ def test_reasons_are_listed_once_below():
     assert (
         text.count("no energy counter: /sys/class/powercap has no intel-rapl here (virtual machines seldom do)\n") == 1
     )
-    assert text.count("–¹") == sum(1 for s in TABLE.sections for row in s.rows if row.cells)
+    assert text.count("–¹") == sum(1 for s in (*TABLE.sections, *TABLE.budgets) for row in s.rows if row.cells)
 
 
 def test_a_row_without_figures_says_how_it_ended():

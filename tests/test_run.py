@@ -250,7 +250,7 @@ def wait_for_worker(child):
     for _ in range(900):
         for process in psutil.Process(child.pid).children():
             with contextlib.suppress(psutil.Error):
-                folder = process.cmdline()[-1]
+                folder = ["", *process.cmdline()][-1]  # one that has just ended has none
                 events = Path(folder) / "events.jsonl"
                 if "bench.worker" in " ".join(process.cmdline()) and events.exists() and "loss " in events.read_text():
                     return

@@ -14,6 +14,7 @@ import pytest
 from efficientllm.errors import ResultsError
 from efficientllm.records.codec import encode
 from efficientllm.records.examples import example_measurement, example_trial
+from efficientllm.records.measurement import SCHEMA_VERSION
 from efficientllm.store import container
 from efficientllm.store.bundle import merge_bundle, read_manifest, write_bundle
 from efficientllm.store.folder import Study, studies
@@ -84,7 +85,11 @@ def test_the_same_study_gives_the_same_bytes(study, bundle, tmp_path):
 
 def test_the_manifest_says_what_is_inside(study, bundle):
     manifest = read_manifest(bundle)
-    assert manifest.study == "attention" and manifest.schemas == (1,) and manifest.software_versions == ("0.1.0",)
+    assert (
+        manifest.study == "attention"
+        and manifest.schemas == (SCHEMA_VERSION,)
+        and manifest.software_versions == ("0.1.0",)
+    )
     assert len(manifest.sha256) == 5
     with tarfile.open(bundle) as tar:
         assert tar.getnames()[0] == "manifest.json"

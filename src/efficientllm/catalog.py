@@ -19,6 +19,7 @@ FOLDERS = {
     "mixer": "models/mixers",
     "position": "models/position",
     "mlp": "models/mlp",
+    "preset": "models/presets",
     "corpus": "data/corpora",
     "engine": "engines",
     "device": "devices",
@@ -42,10 +43,13 @@ def kind_of(word: str) -> str:
 
 
 def names(kind: str) -> list[str]:
-    """Return the names of all entries of a kind, sorted, without importing any."""
+    """Return the names of all entries of a kind, sorted, without importing any.
+
+    A recipe in a folder has the folder in its name (`architecture/quality`).
+    """
     folder = PACKAGE / FOLDERS[kind]
     if kind == "recipe":
-        return sorted(path.stem for path in folder.glob("*.yaml"))
+        return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
     return sorted(path.stem for path in folder.glob("*.py") if not path.name.startswith("_") and _has_entry(path))
 
 
@@ -81,6 +85,22 @@ def title(path: Path) -> str:
         first = text.splitlines()[0] if text else ""
         return first.lstrip("# ").strip() if first.startswith("#") else ""
     return (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
+
+
+def slots(kind: str, name: str) -> dict[str, str]:
+    """Return slot -> entry that an entry's file names as going with it (`SLOTS = {...}`), without importing it.
+
+    An entry that is not here, in a record from elsewhere, names none; who builds it says that it is unknown.
+    """
+    try:
+        path = path_of(kind, name)
+    except UnknownNameError:
+        return {}
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "SLOTS" for t in node.targets):
+            found: dict[str, str] = ast.literal_eval(node.value)
+            return found
+    return {}
 
 
 def _has_entry(path: Path) -> bool:

@@ -6,10 +6,12 @@
     │   ├── RecipeError          a recipe that cannot be read or makes no sense, with file and key
     │   ├── DataError            a corpus, tokenizer or text that cannot be used
     │   └── ResultsError         a results folder or file that cannot be read or written
+    ├── DeviceBusy           somebody else works on the device; nothing was measured; exit code 1
     ├── Interrupted          the user stopped it; what was measured is stored; exit code 130
     └── TrialEnd             a trial ends, for a reason that is itself a result
         ├── Unsupported          this combination, or this device, cannot do it
-        └── Diverged             the loss became NaN or exploded
+        ├── Diverged             the loss became NaN or exploded
+        └── Disagrees            a fast path does not give what its reference gives
 
 A message says what is wrong (with the value), where (file and key, or trial) and what to do.
 """
@@ -54,6 +56,10 @@ class ResultsError(UserError):
     """A results folder or file that cannot be read or written."""
 
 
+class DeviceBusy(EfficientLLMError):
+    """Somebody else works on the device, so that what it reaches cannot be measured now."""
+
+
 class Interrupted(EfficientLLMError):
     """The user stopped a run: what was measured until then is stored."""
 
@@ -80,13 +86,22 @@ class Diverged(TrialEnd):
         self.step = step
 
 
+class Disagrees(TrialEnd):
+    """A fast path does not give what its reference gives: whatever is measured of it means nothing."""
+
+    outcome = "invalid"
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return `"Did you mean 'x'? "` for the nearest known name, or an empty string.
 
     >>> did_you_mean("learning_rte", ["learning_rate", "tokens"])
     "Did you mean 'learning_rate'? "
-    >>> did_you_mean("zzz", ["tokens"])
-    ''
+    >>> did_you_mean("zzz", ["tokens"]), did_you_mean("qualty", ["architecture/quality"])
+    ('', "Did you mean 'architecture/quality'? ")
     """
-    nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f"Did you mean {nearest[0]!r}? " if nearest else ""
+    whole = {word: word for word in known}
+    # an entry of a folder is found by its last part too, behind whole words that are as near
+    parts = {**{word.rpartition("/")[2]: word for word in whole}, **whole}
+    nearest = difflib.get_close_matches(name, parts, n=1, cutoff=0.6)
+    return f"Did you mean {parts[nearest[0]]!r}? " if nearest else ""

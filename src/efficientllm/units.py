@@ -11,6 +11,7 @@ import math
 GIB = 1024**3
 _BINARY = ((1024**4, "TiB"), (1024**3, "GiB"), (1024**2, "MiB"), (1024, "KiB"))
 _DECIMAL = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+_MANY_JOULES = 1e4
 _SMALL = ((1.0, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n"))
 
 
@@ -79,17 +80,22 @@ def quantity_text(value: float, unit: str, digits: int = 3) -> str:
     """Write `value`, given in the base `unit`, as a person reads it.
 
     Units: `bytes`, `s`, `j`, `w`, `ratio` (as %), `factor` (as ×), `count`, `bits/byte`, `flop/s`, `bytes/s`,
-    `tokens/s`, `samples/s`, `j/token` …; an unknown unit is written as it is.
+    `tokens/s`, `samples/s`, `j/token`, `error` (a relative one, as a power of ten) …; an unknown unit is written as
+    it is.
 
     >>> quantity_text(0.5, "ratio"), quantity_text(2048, "bytes/s"), quantity_text(0.012, "j/token")
     ('50.0 %', '2.00 KiB/s', '12.0 mJ/token')
     >>> quantity_text(2.1, "bits/byte"), quantity_text(1.5, "factor"), quantity_text(12345, "tokens/s")
     ('2.10', '1.50×', '12.3 k/s')
+    >>> quantity_text(0.00000123, "error"), quantity_text(19_900, "j")
+    ('1.2e-06', '19.9 kJ')
     """
     head, _, per = unit.partition("/")
     tail = f"/{per}" if per else ""
     if unit in ("bits/byte", "perplexity", "nats/token", "score"):
         return significant(value, digits)
+    if unit == "error":
+        return f"{value:.1e}"
     if unit == "ratio":
         return percent_text(value, digits)
     if unit == "factor":
@@ -98,6 +104,8 @@ def quantity_text(value: float, unit: str, digits: int = 3) -> str:
         return bytes_text(value, digits) + tail
     if unit == "s":
         return seconds_text(value, digits)
+    if head == "j" and abs(value) >= _MANY_JOULES:
+        return f"{count_text(value, digits)}J{tail}"
     if head in ("s", "j", "w"):
         return _small(value, head if head == "s" else head.upper(), digits) + tail
     if head in ("tokens", "samples"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,12 +10,15 @@ from typing import Any
 import msgspec
 
 from efficientllm.analysis.select import counts
+from efficientllm.records.choice import Choice
 from efficientllm.records.measurement import Measurement
-from efficientllm.records.settings import InferenceSettings, PretrainSettings
+from efficientllm.records.preset import OPEN, fill_slots
+from efficientllm.records.settings import InferenceSettings, ModelSettings, PretrainSettings, VerifySettings
+from efficientllm.records.trial import Trial
 from efficientllm.units import count_text
 
 #: Windows that are no section of their own: they are read from within the others, or reported apart.
-_NOT_COMPARED = ("load", "idle", "quality", "curve")
+_NOT_COMPARED = ("load", "idle", "quality", "quality_outside", "curve")
 
 #: What a user calls a loop of his own is its technique, no condition.
 _LOOP_NAME = "name"
@@ -64,7 +68,10 @@ def parent_stage(group: Group, records: Sequence[Measurement]) -> str:
 
 
 def points(group: Group) -> list[Point]:
-    """Return the windows of a group: those that its settings ask for and those that were seen, in their order."""
+    """Return the windows of a group: those that its settings ask for and those that were seen, in their order.
+
+    Of a verification its errors alone: its training and decode windows are of one step, to show that there is one.
+    """
     found: dict[Point, None] = {}
     for record in group.records():
         settings = record.trial.settings
@@ -73,6 +80,9 @@ def points(group: Group) -> list[Point]:
                 found |= {(name, (("batch", grid.batch), ("tokens", grid.tokens))): None for grid in grids}
         elif isinstance(settings, PretrainSettings):
             found[("train", ())] = None
+        elif isinstance(settings, VerifySettings):
+            found[("verify", ())] = None
+            continue
         seen = [w for w in record.windows if w.name not in _NOT_COMPARED]
         found |= {(w.name, tuple(sorted(w.coordinates.items()))): None for w in seen}
     names = list(dict.fromkeys(name for name, _ in found))
@@ -94,6 +104,8 @@ def conditions(group: Group) -> dict[str, str]:
             said[word] = value.label() if hasattr(value, "label") else str(value)
     if isinstance(settings, PretrainSettings):
         said["tokens"] = f"{count_text(settings.tokens)} in steps of {_step_text(settings)}"
+    if trial.selected is not None:
+        said[trial.selected.over] = f"chosen after {trial.selected.stage}"
     said["device"] = ", ".join(device.name for device in devices)
     said["protocol"] = trial.protocol.name
     said["machine"] = record.environment.machine_id
@@ -106,11 +118,34 @@ def _step_text(settings: PretrainSettings) -> str:
 
 def _key(record: Measurement) -> bytes:
     trial = record.trial
-    settings = _without(msgspec.to_builtins(trial.settings), trial.axes)
+    chosen = {trial.selected.over: trial.selected.value} if trial.selected else {}
+    settings = _without(msgspec.to_builtins(trial.settings), {**trial.axes, **chosen})
+    settings = {key: value for key, value in settings.items() if key not in _filled(trial)}
     parts = [trial.stage, settings, record.environment.machine_id, msgspec.to_builtins(trial.protocol),
              trial.protocol_version, sorted(trial.axes)]  # fmt: skip
     data = record.data and (record.data.corpus_sha256, record.data.tokenizer_sha256)
     return msgspec.json.encode([parts, data], order="deterministic")
+
+
+def _filled(trial: Trial) -> set[str]:
+    """Return the slots that hold what the axes' own values put there: part of the lever, no condition beside it.
+
+    A mixer that keeps positions itself comes with none, where others come with rope: both stand in one section.
+    """
+    settings = trial.settings
+    if not isinstance(settings, ModelSettings):
+        return set()
+    slots = ("mixer", "position", "mlp")
+    chosen = {slot: getattr(settings, slot) if slot in trial.axes else OPEN for slot in slots}
+    filled = _filling(settings.size, msgspec.json.encode([settings.preset, chosen]))
+    return {slot for slot in slots if slot not in trial.axes and getattr(settings, slot) == filled[slot]}
+
+
+@functools.lru_cache(maxsize=1024)
+def _filling(size: str, chosen: bytes) -> dict[str, Choice]:
+    """Return what `fill_slots` puts into the slots; cached, since it reads entry files and records are many."""
+    preset, slots = msgspec.json.decode(chosen, type=tuple[Choice, dict[str, Choice]])
+    return fill_slots(size, preset, slots)
 
 
 def _without(settings: dict[str, Any], axes: dict[str, str]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 
 from efficientllm.analysis import notes
+from efficientllm.analysis.budgets import budget_section
 from efficientllm.analysis.group import Group, groups, parent_stage, points
 from efficientllm.analysis.section import section
 from efficientllm.analysis.select import counts, select
@@ -53,10 +54,12 @@ def study_table(
         study=study,
         title=title,
         sections=tuple(sections),
+        budgets=() if detail else tuple(equal for group in parted if (equal := budget_section(group)) is not None),
         environments=notes.environment_lines(selection.records),
         sanity=notes.sanity_lines(kept),
         cards=notes.cards_of(selection.records),
         cautions=(*notes.grouped_cautions(kept), *_merged(cautions)),
+        choices=notes.choice_lines(selection.records),
         left_out=selection.left_out,
     )
     return replace(table, verdict=sentences(table))

@@ -8,7 +8,7 @@ from efficientllm.records.card import Card
 from efficientllm.records.environment import DeviceInfo, Environment
 from efficientllm.records.measurement import Measurement
 from efficientllm.records.window import Caution
-from efficientllm.units import bytes_text
+from efficientllm.units import bytes_text, significant
 
 _SANITY_END = "_bits_per_byte"
 
@@ -42,6 +42,23 @@ def cards_of(records: Sequence[Measurement]) -> dict[str, Card]:
             key = trial.technique() if len(slots) == 1 else f"{trial.technique()} ({slot})"
             found.setdefault(key, record.cards[slot])
     return found
+
+
+def choice_lines(records: Sequence[Measurement]) -> tuple[str, ...]:
+    """Return one line for each choice that an earlier stage made for a technique, with what was tried."""
+    return tuple(dict.fromkeys(_choice(record) for record in records if record.trial.selected is not None))
+
+
+def _choice(record: Measurement) -> str:
+    selected = record.trial.selected
+    assert selected is not None
+    tried = ", ".join(f"{label}: {significant(value, 4)}" for label, value in selected.tried.items())
+    failed = "".join(f"; {label} {how}" for label, how in selected.failed.items())
+    edge = "; at the edge of what was tried: a better one may lie beyond" if selected.at_edge else ""
+    return (
+        f"{record.trial.stage} {record.trial.technique()}: {selected.over} {selected.value or 'none'} "
+        f"chosen after {selected.stage} by {selected.by} ({tried}{failed}){edge}"
+    )
 
 
 def grouped_cautions(records: Sequence[Measurement]) -> tuple[Caution, ...]:

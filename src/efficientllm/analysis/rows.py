@@ -15,6 +15,7 @@ from efficientllm.records.window import Window
 #: metric -> the key under which a row states it.
 _STATED = {
     "parameters": "parameters_total",
+    "parameters_active": "parameters_active",
     "cache_bytes_per_token": "cache_bytes_per_token",
     "state_bytes": "state_bytes",
     "attained": "attained",

@@ -40,10 +40,10 @@ def section(group: Group, point: Point, *, detail: bool = False) -> tuple[Sectio
     metrics = applicable(window.name) if detail else headline(window.name)
     records = {found[0].trial.technique(): found for found in group.rows.values()}
     seen = {name: found for name, of in records.items() if (found := seen_in(of, window))}
-    ranked = group.records()[0].trial.protocol.name not in _UNRANKED
-    table, floored = _measured(group, seen, metrics)
+    ranked = is_ranked(group)
+    table, floored = measured(group, seen, metrics)
     if ranked:
-        table = _judged(group, table, metrics, floored, detail)
+        table = judged(group, table, metrics, floored, detail)
     beaten = _beaten(table, metrics) if ranked else {}
     said = {name: stated(found) for name, found in seen.items()}
     rows = [measured_row(records[name], seen[name], table[name], said[name], beaten.get(name)) for name in seen]
@@ -59,7 +59,12 @@ def section(group: Group, point: Point, *, detail: bool = False) -> tuple[Sectio
     return made, _cautions(group.stage, window, ranked, list(floored), bound)
 
 
-def _measured(
+def is_ranked(group: Group) -> bool:
+    """Whether a group's protocol is careful enough for ranks."""
+    return group.records()[0].trial.protocol.name not in _UNRANKED
+
+
+def measured(
     group: Group, seen: Mapping[str, Sequence[Seen]], metrics: Sequence[MetricEntry]
 ) -> tuple[Table, dict[str, str]]:
     """Return every row's cells, not judged yet, and the rows whose quality is at its floor, with the reason.
@@ -84,7 +89,7 @@ def _measured(
     return table, floored
 
 
-def _judged(
+def judged(
     group: Group, table: Table, metrics: Sequence[MetricEntry], floored: Mapping[str, str], detail: bool
 ) -> Table:
     """Return the cells with verdicts against the baseline and, but for details, ranks."""

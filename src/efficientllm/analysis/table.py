@@ -97,8 +97,10 @@ class StudyTable(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         verdict: sentences in words, most important first.
+        budgets: for each group of training runs, the losses at equal tokens, time and energy.
         environments: one line a machine.
         sanity: the quality's sanity lines (`bz2`, `unigram`) in bits per byte.
+        choices: what earlier stages chose for later ones, with what was tried.
         left_out: records that exist but do not count here, each with its reason.
     """
 
@@ -106,8 +108,10 @@ class StudyTable(msgspec.Struct, frozen=True, kw_only=True):
     title: str = ""
     verdict: tuple[str, ...] = ()
     sections: tuple[Section, ...] = ()
+    budgets: tuple[Section, ...] = ()
     environments: tuple[str, ...] = ()
     sanity: dict[str, float] = {}
     cards: dict[str, Card] = {}
     cautions: tuple[Caution, ...] = ()
+    choices: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()

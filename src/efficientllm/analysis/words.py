@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+#: Stands for a window where a section compares whole training curves.
+EQUAL_BUDGETS = "equal_budgets"
+
 
 def where(stage: str, window: str) -> str:
     """Return a section's name: the stage for training, else the window with its coordinates.
@@ -12,6 +15,8 @@ def where(stage: str, window: str) -> str:
     name, *coordinates = window.split()
     if name == "train":
         return stage
+    if name == EQUAL_BUDGETS:
+        return "at equal tokens, time and energy"
     said = []
     for coordinate in coordinates:
         key, _, value = coordinate.partition("=")

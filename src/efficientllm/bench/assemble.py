@@ -13,6 +13,9 @@ from efficientllm.records.measurement import Ceilings, DataFacts, ModelFacts
 from efficientllm.records.series import Series
 from efficientllm.records.window import Caution, Window
 
+#: The window in which the device idles with a context open.
+IDLE = "idle"
+
 
 @dataclass
 class Told:
@@ -61,18 +64,34 @@ def sort_out(said: list[events.AnyEvent]) -> Told:
     return told
 
 
-def idle_power_w(samples: Samples, begin_s: float, end_s: float) -> dict[str, float]:
-    """Return `idle_power_w`, the mean power while nothing ran; empty where power is not told."""
+def idle_figures(samples: Samples, begin_s: float, end_s: float) -> dict[str, float]:
+    """Return `idle_power_w`, the mean power while nothing ran, and `external_idle_power_w`; empty where not told."""
     if end_s <= begin_s:
         return {}
     _, figures, _ = window_figures(samples, begin_s, end_s)
-    return {"idle_power_w": figures["power_mean_w"]} if "power_mean_w" in figures else {}
+    named = {"idle_power_w": "power_mean_w", "external_idle_power_w": "external_power_mean_w"}
+    return {name: figures[source] for name, source in named.items() if source in figures}
+
+
+def start_figures(seen: tuple[Window, ...]) -> dict[str, float]:
+    """Return `startup_s`, from the worker's start to its first measured window, and `idle_context_power_w`.
+
+    Start-up holds import, loading, warm-up, compiling and capturing, and the idle time in between.
+    """
+    figures = {}
+    idle = next((window for window in seen if window.name == IDLE), None)
+    if idle is not None and "power_mean_w" in idle.figures:
+        figures["idle_context_power_w"] = idle.figures["power_mean_w"]
+    first = next((window for window in seen if window.name not in (IDLE, "curve")), None)
+    if first is not None:
+        figures["startup_s"] = first.begin_s
+    return figures
 
 
 def windows(told: Told, samples: Samples, start_s: float, last_s: float, idle: dict[str, float]) -> tuple[Window, ...]:
     """Return the windows with the sampler's series cut to them, on a clock that starts at `start_s`.
 
-    A window that was never closed (its process was killed) ends at `last_s`; `idle` is what `idle_power_w` gave.
+    A window that was never closed (its process was killed) ends at `last_s`; `idle` is what `idle_figures` gave.
     """
     return tuple(_window(told, samples, index, start_s, last_s, idle) for index in sorted(told.opened))
 
@@ -82,7 +101,11 @@ def _window(told: Told, samples: Samples, index: int, start_s: float, last_s: fl
     closed = told.closed.get(index) or events.Closed(
         window=index, at_s=last_s, outcome="crashed", reason="the process ended inside this window"
     )
-    sampled, figures, absent = window_figures(samples, opened.at_s, closed.at_s, idle_power_w=tuple(idle.values()))
+    own_idle_w = (idle["idle_power_w"],) if "idle_power_w" in idle else ()
+    external_idle_w = idle.get("external_idle_power_w")
+    sampled, figures, absent = window_figures(
+        samples, opened.at_s, closed.at_s, idle_power_w=own_idle_w, external_idle_w=external_idle_w
+    )
     own = tuple(_joined(parts) for (window, _), parts in told.series.items() if window == index)
     return Window(
         name=opened.name,

@@ -9,21 +9,39 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
+import sys
 from pathlib import Path
 
 import msgspec
 
 from efficientllm import catalog
 from efficientllm.records.choice import Choice
-from efficientllm.records.settings import InferenceSettings, PretrainSettings, Settings
+from efficientllm.records.settings import ModelSettings, Settings, UserSettings, slot_of
+from efficientllm.registry import file_sha256
 
 _PREFIX = "efficientllm."
 
 
 def code_digest(settings: Settings, device: str, parent_digest: str = "") -> str:
     """Return a hash over the code behind a trial and, where it takes an artifact, over its parent's."""
-    roots = [catalog.PACKAGE / "bench" / "worker.py", *_entry_files(settings, device)]
-    digest = hashlib.sha256(parent_digest.encode())
+    workload = catalog.path_of("workload", str(type(settings).__struct_config__.tag))
+    roots = [catalog.PACKAGE / "bench" / "worker.py", workload, *_entry_files(settings, device)]
+    return digest_of(roots, parent_digest)
+
+
+def inline_digest(settings: UserSettings, device: str) -> str:
+    """Return a hash over the code that measures a loop of somebody's own, and over the script that holds the loop.
+
+    In a notebook or at a prompt there is no script, and only the measuring code counts.
+    """
+    script = getattr(sys.modules.get("__main__"), "__file__", None)
+    own = file_sha256(Path(script)) if script and Path(script).is_file() else ""
+    return digest_of([catalog.PACKAGE / "bench" / "inline.py", *_entry_files(settings, device)], own)
+
+
+def digest_of(roots: list[Path], first: str) -> str:
+    """Return a hash over all code of the package that some of its files lead to, begun with `first`."""
+    digest = hashlib.sha256(first.encode())
     for path in sorted(closure(roots)):
         digest.update(str(path.relative_to(catalog.PACKAGE)).encode())
         digest.update(_meaning(path, path.stat().st_mtime_ns).encode())
@@ -43,14 +61,13 @@ def closure(roots: list[Path]) -> set[Path]:
 
 
 def _entry_files(settings: Settings, device: str) -> list[Path]:
-    workload = str(type(settings).__struct_config__.tag)
-    files = [catalog.path_of("workload", workload), catalog.path_of("device", device)]
+    files = [catalog.path_of("device", device)]
     files += [catalog.path_of("meter", name) for name in catalog.names("meter")]
-    if isinstance(settings, PretrainSettings | InferenceSettings):
+    if isinstance(settings, ModelSettings):
         for field in msgspec.structs.fields(type(settings)):
             choice = getattr(settings, field.name)
             if isinstance(choice, Choice):
-                files += _choice_files(field.name, choice)
+                files += _choice_files(slot_of(field.name), choice)
     return files
 
 

@@ -24,7 +24,9 @@ _LIBRARIES = (
     "tokenizers",
     "safetensors",
     "numpy",
+    "fla-core",
     "flash-linear-attention",
+    "tilelang",
 )
 
 

@@ -1,20 +1,29 @@
-"""What the protocol does before a worker starts: let the device come to rest, and watch it idle."""
+"""What the protocol does around a worker's start: let the device come to rest, and watch it idle.
+
+cool-down until power and clocks settle ── idle, no context ── worker starts ── idle, with a context ── load …
+"""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from efficientllm.devices._contract import Device
+from efficientllm.devices._contract import Device, Sensor, SensorError
 from efficientllm.records.protocol import Protocol
-from efficientllm.records.window import Caution
+from efficientllm.records.window import Work
+from efficientllm.workloads._contract import Recorder
 
-#: Power is at rest when its last readings differ by less than this part of their mean.
+#: A reading is at rest when its last looks differ by less than this part of their mean.
 _REST_SPREAD = 0.03
 _LOOK_S = 0.1
 _LOOKS = 10
+
+#: What has to come to rest, where the device tells it.
+_SETTLING = ("power_w", "clock_hz")
+#: What an idle device is watched for: either of them gives idle power.
+_IDLE_POWER = ("energy_j", "power_w")
 
 
 @dataclass(frozen=True)
@@ -23,38 +32,69 @@ class Rest:
 
     Attributes:
         begin_s, end_s: edges of the idle time, on `perf_counter`; equal where nothing was watched.
-        cautions: `warm_start` when rest did not come within the protocol's longest wait.
+        cool_down_s: how long power and clocks took to settle; the protocol's longest wait if they did not.
     """
 
     begin_s: float
     end_s: float
-    cautions: tuple[Caution, ...] = ()
+    cool_down_s: float = 0.0
 
 
 def settle(device: Device, protocol: Protocol) -> Rest:
-    """Wait until power has come to rest, then for the idle time; a device without power readings needs neither."""
+    """Wait until power and clocks have come to rest, then for the idle time.
+
+    A device that tells neither power nor energy needs no waiting: nothing could be made of it.
+    """
+    power = _sensors(device, ("power_w",))
+    cool_down_s = _cool_down_s(_sensors(device, _SETTLING), protocol.cool_down_max_s) if power else 0.0
     begin_s = time.perf_counter()
-    power = next((sensor for sensor in device.sensors([]) if sensor.name == "power_w"), None)
-    if power is None:
-        return Rest(begin_s, begin_s)
-    cautions = () if _comes_to_rest(power.read, protocol.cool_down_max_s) else (_warm_start(protocol),)
-    begin_s = time.perf_counter()
-    time.sleep(protocol.idle_s)
-    return Rest(begin_s, time.perf_counter(), cautions)
+    if protocol.idle_s and _sensors(device, _IDLE_POWER):
+        time.sleep(protocol.idle_s)
+        return Rest(begin_s, time.perf_counter(), cool_down_s)
+    return Rest(begin_s, begin_s, cool_down_s)
 
 
-def _comes_to_rest(read: Callable[[], float], longest_s: float) -> bool:
-    """Whether power settled within the longest wait; a protocol that waits not at all asks for no rest."""
-    seen: list[float] = []
-    until_s = time.perf_counter() + longest_s
-    while time.perf_counter() < until_s:
-        seen = [*seen, read()][-_LOOKS:]
-        if len(seen) == _LOOKS and max(seen) - min(seen) < _REST_SPREAD * statistics.fmean(seen):
-            return True
+def idle_with_context(device: Device, protocol: Protocol, recorder: Recorder) -> None:
+    """Open the device's context and watch it idle, in a window `idle`; a device without contexts has none.
+
+    A card with a context holds its clocks up, and on an H200 draws half as much again as without.
+    """
+    if protocol.idle_s and _sensors(device, _IDLE_POWER) and device.open_context():
+        with recorder.window("idle", work=Work(), adaptive=False):
+            time.sleep(protocol.idle_s)
+
+
+def _cool_down_s(sensors: Sequence[Sensor], longest_s: float) -> float:
+    """Return how long it took until no reading moved any more, `longest_s` if they never stopped or fell silent."""
+    seen: dict[str, list[float]] = {sensor.name: [] for sensor in sensors}
+    begin_s = time.perf_counter()
+    while time.perf_counter() - begin_s < longest_s:
+        try:
+            for sensor in sensors:
+                seen[sensor.name] = [*seen[sensor.name], sensor.read()][-_LOOKS:]
+        except SensorError:  # the driver has gone; the sampler says so in the record
+            return longest_s
+        if all(_at_rest(values) for values in seen.values()):
+            return time.perf_counter() - begin_s
         time.sleep(_LOOK_S)
-    return longest_s == 0
+    return longest_s
 
 
-def _warm_start(protocol: Protocol) -> Caution:
-    text = f"power had not come to rest after {protocol.cool_down_max_s:g} s; the trial began on a warm device"
-    return Caution(code="warm_start", text=text)
+def _at_rest(values: Sequence[float]) -> bool:
+    """Whether the last looks agree; a reading that has nothing to say (NaN) never does.
+
+    >>> _at_rest([100.0] * 10), _at_rest([100.0] * 9 + [104.0]), _at_rest([100.0] * 3)
+    (True, False, False)
+    """
+    return len(values) == _LOOKS and max(values) - min(values) <= _REST_SPREAD * statistics.fmean(values)
+
+
+def _sensors(device: Device, names: Sequence[str]) -> list[Sensor]:
+    """Open those of the sensors that the device has."""
+    found = []
+    for name in names:
+        try:
+            found.append(device.sensor(name, ()))
+        except SensorError:
+            continue
+    return found

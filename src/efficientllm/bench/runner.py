@@ -17,16 +17,16 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 
 import efficientllm
-from efficientllm.bench.assemble import Told, idle_power_w, sort_out, windows
+from efficientllm.bench.assemble import Told, idle_figures, sort_out, start_figures, windows
 from efficientllm.bench.job import EVENTS_FILE, JOB_FILE, OUTPUT_FILE, JobFile
 from efficientllm.bench.protocol import Rest, settle
 from efficientllm.devices._contract import Device
+from efficientllm.meters.external import WallClock, with_external
 from efficientllm.meters.process import SamplerProcess
 from efficientllm.meters.samples import Samples
 from efficientllm.records import events
@@ -43,6 +43,8 @@ _POLL_S = 0.05
 _GRACE_S = 5.0
 
 ProgressCall = Callable[[events.Progress], None]
+#: Brings a job's folder to a worker and returns its process.
+StartCall = Callable[[Path], "subprocess.Popen[bytes]"]
 
 
 class TrialInterrupted(Exception):
@@ -55,17 +57,23 @@ class TrialInterrupted(Exception):
 
 @dataclass(frozen=True)
 class Run:
-    """All that one run of a trial needs beside the job."""
+    """All that one run of a trial needs beside the job; `external` is a wall or BMC meter's file."""
 
     job: JobFile
     device: Device
     environment: Environment
     measurement_id: str
     ceilings: Ceilings | None = None
+    external: Path | None = None
 
 
-def run_trial(run: Run, on_progress: ProgressCall = lambda _: None) -> Measurement:
+def run_trial(run: Run, on_progress: ProgressCall = lambda _: None, start: StartCall | None = None) -> Measurement:
     """Run a trial in a process of its own and return what was seen; judging and storing are the caller's.
+
+    Args:
+        run: what to run.
+        on_progress: is told how far the trial is.
+        start: brings the job to a process that lives on (see `bench.batch`), in place of one of its own.
 
     Raises:
         TrialInterrupted: Ctrl-C; carries the measurement with outcome `interrupted`.
@@ -73,11 +81,11 @@ def run_trial(run: Run, on_progress: ProgressCall = lambda _: None) -> Measureme
     with tempfile.TemporaryDirectory(prefix="efficientllm-") as scratch:
         folder = Path(scratch)
         (folder / JOB_FILE).write_bytes(msgspec.json.encode(run.job))
-        return _run_in(folder, run, on_progress)
+        return _run_in(folder, run, on_progress, start)
 
 
-def _run_in(folder: Path, run: Run, on_progress: ProgressCall) -> Measurement:
-    started_at = datetime.now(UTC).isoformat(timespec="seconds")
+def _run_in(folder: Path, run: Run, on_progress: ProgressCall, start: StartCall | None) -> Measurement:
+    begin = WallClock.now()
     protocol = run.job.trial.protocol
     sampler = SamplerProcess.start(run.device, [], interval_s=protocol.sample_interval_s, path=folder / "samples.txt")
     interrupted = False
@@ -87,17 +95,17 @@ def _run_in(folder: Path, run: Run, on_progress: ProgressCall) -> Measurement:
     try:
         rest = settle(run.device, protocol)
         start_s = time.perf_counter()
-        worker = _start_worker(folder)
+        worker = (start or start_worker)(folder)
         sampler.add_pid(worker.pid)
-        _follow(worker, folder / EVENTS_FILE, on_progress)
+        _follow(worker, folder / EVENTS_FILE, on_progress, until_exit=start is None)
     except KeyboardInterrupt:
         interrupted = True
         _stop(worker)
     last_s = time.perf_counter()
-    samples = sampler.stop()
+    samples = with_external(sampler.stop(), run.external, begin)
     told = sort_out(events.decode_events(_read(folder / EVENTS_FILE))[0])
     outcome, reason = _outcome(told, worker, interrupted, folder)
-    measurement = _measurement(run, told, samples, start_s, last_s, outcome, reason, started_at, rest)
+    measurement = _measurement(run, told, samples, start_s, last_s, outcome, reason, begin, rest)
     if interrupted:
         raise TrialInterrupted(measurement)
     return measurement
@@ -109,14 +117,17 @@ def _sampler_cost(samples: Samples) -> dict[str, float]:
     return cost if samples.processor_s is None else {**cost, "sampler_processor_s": samples.processor_s}
 
 
-def _start_worker(folder: Path) -> subprocess.Popen[bytes]:
-    """Start the measured process in a session of its own, so that Ctrl-C reaches it through us only."""
+def start_worker(folder: Path, further: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
+    """Start the measured process in a session of its own, so that Ctrl-C reaches it through us only.
+
+    `further` is its standard input: a pipe where more jobs are to follow.
+    """
     environment = {**_WORKER_ENVIRONMENT, **os.environ}
     output = (folder / OUTPUT_FILE).open("wb")
     with output:
         return subprocess.Popen(
             [sys.executable, "-m", "efficientllm.bench.worker", str(folder)],
-            stdin=subprocess.DEVNULL,
+            stdin=further,
             stdout=output,
             stderr=subprocess.STDOUT,
             env=environment,
@@ -124,16 +135,17 @@ def _start_worker(folder: Path) -> subprocess.Popen[bytes]:
         )
 
 
-def _follow(worker: subprocess.Popen[bytes], file: Path, on_progress: ProgressCall) -> None:
-    """Wait for the worker to end, and pass on its progress."""
-    taken = 0
-    while worker.poll() is None:
+def _follow(worker: subprocess.Popen[bytes], file: Path, on_progress: ProgressCall, *, until_exit: bool) -> None:
+    """Wait for the worker to end, or for the end of this job where the worker lives on, and pass on its progress."""
+    taken, ended = 0, False
+    while worker.poll() is None and (until_exit or not ended):
         time.sleep(_POLL_S)
         said, size = events.decode_events(_read(file, taken))
         taken += size
         for event in said:
             if isinstance(event, events.Progress):
                 on_progress(event)
+            ended = ended or isinstance(event, events.End)
 
 
 def _stop(worker: subprocess.Popen[bytes] | None) -> None:
@@ -179,28 +191,29 @@ def _measurement(
     last_s: float,
     outcome: str,
     reason: str,
-    started_at: str,
+    begin: WallClock,
     rest: Rest,
 ) -> Measurement:
-    cautions = rest.cautions
-    idle = idle_power_w(samples, rest.begin_s, rest.end_s)
+    idle = idle_figures(samples, rest.begin_s, rest.end_s)
+    seen = windows(told, samples, start_s, last_s, idle)
+    cautions = told.cautions
     if told.end is not None and told.end.traceback:
-        cautions += (Caution(code="traceback", text=told.end.traceback),)
+        cautions = (Caution(code="traceback", text=told.end.traceback), *cautions)
     return Measurement(
         id=run.measurement_id,
         trial=run.job.trial,
         environment=run.environment,
         outcome=outcome,
         reason=reason,
-        started_at=started_at,
+        started_at=begin.text(),
         software_version=efficientllm.__version__,
-        windows=windows(told, samples, start_s, last_s, idle),
+        windows=seen,
         model=told.model,
         data=told.data,
         ceilings=told.ceilings or run.ceilings,
         cards=told.cards,
-        phases_s=told.phases_s,
-        figures={**told.figures.get(-1, {}), **idle, **_sampler_cost(samples)},
+        phases_s={"cool_down": rest.cool_down_s, **told.phases_s},
+        figures={**told.figures.get(-1, {}), **idle, **start_figures(seen), **_sampler_cost(samples)},
         absent={**samples.absent, **told.missing.get(-1, {})},
-        cautions=(*cautions, *told.cautions),
+        cautions=cautions,
     )

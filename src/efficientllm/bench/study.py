@@ -4,28 +4,35 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-import msgspec
-
-from efficientllm.bench.ceilings import calibrate, ceilings_of
+import efficientllm
+from efficientllm.bench.batch import Workers
+from efficientllm.bench.ceilings import PATIENCE_S, calibrate, ceilings_of
 from efficientllm.bench.digest import code_digest
+from efficientllm.bench.distinct import distinct_models
 from efficientllm.bench.job import JobFile
+from efficientllm.bench.judging import judged
 from efficientllm.bench.lock import study_lock
 from efficientllm.bench.probe import host_threads, probe_environment
-from efficientllm.bench.runner import Run, TrialInterrupted, run_trial
+from efficientllm.bench.refusals import refusals
+from efficientllm.bench.runner import Run, TrialInterrupted
+from efficientllm.bench.storing import store
 from efficientllm.data.prepare import prepare
 from efficientllm.devices._contract import Device
-from efficientllm.devices.peaks import datasheet
+from efficientllm.devices.choose import open_device
+from efficientllm.errors import DeviceBusy
+from efficientllm.meters.external import read_meter
 from efficientllm.models.shape import resolve_shape
-from efficientllm.physics.finding import Datasheet
-from efficientllm.physics.judge import judge
-from efficientllm.recipes.expand import Plan
+from efficientllm.recipes.expand import Plan, expand
+from efficientllm.recipes.recipe import Recipe
+from efficientllm.recipes.select import reason_of_no_choice
 from efficientllm.records.environment import Environment
 from efficientllm.records.events import Progress
 from efficientllm.records.measurement import Ceilings, Measurement
-from efficientllm.records.settings import ModelSettings, PretrainSettings
+from efficientllm.records.settings import PretrainSettings
 from efficientllm.records.trial import Trial
 from efficientllm.store.folder import Study
 
@@ -55,6 +62,9 @@ class StudyRun:
     """One call of `run`: the plan, where its results go, and who watches.
 
     Attributes:
+        patience_s: how long a calibration waits for others to leave the device.
+        external: a wall or BMC meter's file, to bound the systematic error of energy.
+        recipe: what the plan was made of, where stages wait for the results of others.
         measurements: of all trials of the plan, in its order, as far as the run came.
     """
 
@@ -63,9 +73,14 @@ class StudyRun:
     results: Path
     device: Device
     watcher: Watcher
+    external: Path | None = None
+    recipe: Recipe | None = None
+    patience_s: float = PATIENCE_S
     measurements: list[Measurement] = field(default_factory=list)
     _environments: dict[str, Environment] = field(default_factory=dict)
     _ceilings: Ceilings | None = None
+    _refused: dict[str, str] = field(default_factory=dict)
+    _workers: Workers = field(default_factory=Workers)
 
     @property
     def threads(self) -> int:
@@ -80,30 +95,79 @@ class StudyRun:
             KeyboardInterrupt: Ctrl-C; the present trial is stored as interrupted.
         """
         self.study.check_writable()
-        with study_lock(self.study.path):
-            self._prepare()
-            self._find_environments()
-            for index, trial in enumerate(self.plan.trials):
-                self.watcher.trial(index, len(self.plan.trials), trial)
-                self._one(trial)
+        with study_lock(self.study.path), self._workers:
+            more = True
+            while more:
+                self._refused |= refusals(self.missing(), self._environments, self.cache)
+                self._prepare()
+                for index, trial in list(enumerate(self.plan.trials))[len(self.measurements) :]:
+                    self.watcher.trial(index, len(self.plan.trials), trial)
+                    self._one(trial)
+                more = self._choose({measurement.trial.id: measurement for measurement in self.measurements})
         return self.measurements
+
+    def choose_by_stored(self) -> None:
+        """Add the trials that earlier runs of the study have decided."""
+        more = True
+        while more:
+            self._find_environments()
+            stored = {trial.id: self._stored(trial) for trial in self.plan.trials}
+            more = self._choose({key: found for key, found in stored.items() if found is not None})
+
+    def _choose(self, done: dict[str, Measurement]) -> bool:
+        """Add to the plan what its results decide; whether there is anything new to run."""
+        if self.recipe is None or not self.plan.pending:
+            return False
+        known, self.plan = len(self.plan.trials), expand(self.recipe, self.device.kind, done)
+        return len(self.plan.trials) > known
 
     def missing(self) -> list[Trial]:
         """Return the trials that are not stored for this environment yet."""
         self._find_environments()
         return [trial for trial in self.plan.trials if self._stored(trial) is None]
 
+    def unsupported(self) -> dict[str, str]:
+        """Return trial -> reason, in the plan's order, for the trials that nothing can run.
+
+        Raises:
+            UserError: a part has no such option, a shape makes no model.
+        """
+        self._find_environments()
+        stored = {trial.id: self._stored(trial) for trial in self.plan.trials}
+        asked = [trial for trial in self.plan.trials if stored[trial.id] is None]
+        found = refusals(asked, self._environments, self.cache)
+        found |= {key: m.reason for key, m in stored.items() if m is not None and m.outcome == "unsupported"}
+        for trial in self.plan.trials:
+            if trial.parent in found:
+                found.setdefault(trial.id, f"no checkpoint to start from: {found[trial.parent]}")
+        return {trial.id: found[trial.id] for trial in self.plan.trials if trial.id in found}
+
     def _prepare(self) -> None:
         """Do what concerns all trials, so that bad input stops the run before anything is measured."""
-        for settings in _distinct_models(self.plan):
+        if self.external is not None:
+            read_meter(self.external)
+        for settings in distinct_models(self.plan.trials):
             self.watcher.note(f"text: {settings.corpus.label()}")
             budget = settings.tokens if isinstance(settings, PretrainSettings) else None
             prepared = prepare(settings, self.cache, budget)
             resolve_shape(settings, prepared.tokenizer.vocab_tokens)
+        if self._ceilings is not None:
+            return
         self.watcher.note("calibration of this device")
         protocol = self.plan.trials[0].protocol.name
-        calibration = calibrate(self.results, self.device, self.threads, self.watcher.progress, protocol=protocol)
-        self._ceilings = ceilings_of(calibration)
+        try:
+            calibration = calibrate(
+                self.results,
+                self.device,
+                self.threads,
+                self.watcher.progress,
+                protocol=protocol,
+                patience_s=self.patience_s,
+            )
+        except DeviceBusy as busy:  # the study goes on: MFU and MBU will be absent with this reason
+            self.watcher.note(str(busy))
+        else:
+            self._ceilings = ceilings_of(calibration)
 
     @property
     def cache(self) -> Path:
@@ -120,7 +184,7 @@ class StudyRun:
 
     def _end(self, measurement: Measurement, *, stored_before: bool, write: bool = False) -> None:
         if write:
-            self.study.write(measurement)
+            measurement = store(self.study, measurement)
         self.measurements.append(measurement)
         self.watcher.ended(measurement, stored_before=stored_before)
 
@@ -144,24 +208,34 @@ class StudyRun:
             artifact=str(self._artifact(trial)) if taken else "",
             parent_artifact=str(self._artifact(parent)) if parent else "",
         )
-        run = Run(job, self.device, environment, self._next_id(trial), self._ceilings)
+        run = Run(job, self.device, environment, self._next_id(trial), self._ceilings, self.external)
         try:
-            return judge(run_trial(run, self.watcher.progress), _datasheet(self.device))
+            return judged(self._workers.run_trial(run, self.watcher.progress), self.device)
         except TrialInterrupted as interrupted:
             self._end(interrupted.measurement, stored_before=False, write=True)
             raise KeyboardInterrupt from interrupted
 
     def _blocked(self, trial: Trial) -> Measurement | None:
-        """Return the record of a trial that cannot run since its parent left nothing, or None."""
+        """Return the record of a trial that cannot run: its parts do not go together, or its parent left nothing."""
+        if trial.id in self._refused:
+            return self._unmeasured(trial, "unsupported", self._refused[trial.id])
+        if trial.selected is not None and not trial.selected.value:
+            return self._unmeasured(trial, trial.selected.outcome, reason_of_no_choice(trial.selected))
         parent = next((m for m in self.measurements if m.trial.id == trial.parent), None)
         if parent is None or parent.outcome in ("ok", "invalid"):
             return None
+        reason = f"no checkpoint to start from: {parent.trial.stage} ended as {parent.outcome}: {parent.reason}"
+        return self._unmeasured(trial, parent.outcome, reason)
+
+    def _unmeasured(self, trial: Trial, outcome: str, reason: str) -> Measurement:
         return Measurement(
             id=self._next_id(trial),
             trial=trial,
             environment=self._environments[trial.id],
-            outcome=parent.outcome,
-            reason=f"no checkpoint to start from: {parent.trial.stage} ended as {parent.outcome}: {parent.reason}",
+            outcome=outcome,
+            reason=reason,
+            started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            software_version=efficientllm.__version__,
         )
 
     def _stored(self, trial: Trial) -> Measurement | None:
@@ -189,39 +263,16 @@ class StudyRun:
         return self.study.artifact_folder(f"{trial.id}-{self._environments[trial.id].id}")
 
 
-def _datasheet(device: Device) -> Datasheet | None:
-    """Return what the maker promises of the device, in the form in which physics takes it."""
-    peaks = datasheet(device.info().name)
-    if peaks is None:
-        return None
-    return Datasheet(
-        flop_per_s=peaks.flop_per_s,
-        bytes_per_s=peaks.memory_bytes_per_s,
-        boost_clock_hz=peaks.boost_clock_hz,
-        capacity_bytes=device.info().capacity_bytes,
+def open_run(recipe: Recipe, results: Path, watcher: Watcher, external: Path | None = None) -> StudyRun:
+    """Return the run of a recipe on the device that it names, measuring nothing yet.
+
+    Raises:
+        UserError: no such device, or a plan that makes no sense.
+    """
+    device = open_device(recipe.device)
+    plan, study = expand(recipe, device.kind), Study(results, recipe.name)
+    run = StudyRun(
+        plan=plan, study=study, results=results, device=device, watcher=watcher, external=external, recipe=recipe
     )
-
-
-def _distinct_models(plan: Plan) -> list[ModelSettings]:
-    """Return one settings struct for each distinct text and shape; of equal ones the largest budget."""
-    found: dict[bytes, ModelSettings] = {}
-    for trial in plan.trials:
-        settings = trial.settings
-        if not isinstance(settings, ModelSettings):
-            continue
-        key = msgspec.json.encode(
-            [
-                settings.corpus,
-                settings.tokenizer,
-                settings.vocab_tokens,
-                settings.size,
-                settings.shape,
-                settings.sequence_tokens,
-                settings.heldout_tokens,
-            ],
-            order="deterministic",
-        )
-        known = found.get(key)
-        if known is None or getattr(settings, "tokens", 0) > getattr(known, "tokens", 0):
-            found[key] = settings
-    return list(found.values())
+    run.choose_by_stored()
+    return run

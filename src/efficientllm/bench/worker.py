@@ -1,21 +1,26 @@
-"""The measured process: runs one trial and says what it does, as events in a file.
+"""The measured process: runs a trial and says what it does, as events in a file.
 
 python -m efficientllm.bench.worker FOLDER      (the folder holds the job; events go there too)
+
+Under a protocol that lets trials share a process, the folders of further jobs come on the standard input, one a line.
 """
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import threading
 import time
 import traceback
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
 
 from efficientllm import registry
 from efficientllm.bench.job import EVENTS_FILE, JOB_FILE, JobFile
+from efficientllm.bench.protocol import idle_with_context
 from efficientllm.devices._contract import Device
 from efficientllm.devices.choose import open_device
 from efficientllm.errors import EfficientLLMError, TrialEnd
@@ -24,14 +29,35 @@ from efficientllm.records import events
 from efficientllm.workloads._contract import Job, WorkloadEntry
 
 
-def main(folder: Path) -> None:
-    """Run the job of a folder; whatever happens is said in the events, the exit code is 0."""
+def main(first: Path, further: Iterable[str] = ()) -> None:
+    """Run the job of a folder, then those that follow; whatever happens is said in the events, the exit code is 0."""
     _end_with_parent()
+    outcome, device = serve(first)
+    for line in further:
+        if outcome == "interrupted":
+            break
+        _clear(device)
+        outcome, device = serve(Path(line.rstrip("\n")))
+
+
+def serve(folder: Path) -> tuple[str, Device]:
+    """Run the job of a folder and say how it ended, in its events."""
     job_file = msgspec.json.decode((folder / JOB_FILE).read_bytes(), type=JobFile)
     device = open_device(job_file.trial.device, job_file.address)
     marks = Marks(folder / EVENTS_FILE, device, job_file.trial.protocol)
-    marks.say(run_job(job_file, marks, device))
+    end = run_job(job_file, marks, device)
+    marks.say(end)
     marks.close()
+    return end.outcome, device
+
+
+def _clear(device: Device) -> None:
+    """Give up what the job before has left, as far as a process can: its memory and its compiled code."""
+    gc.collect()
+    if "torch._dynamo" in sys.modules:
+        sys.modules["torch._dynamo"].reset()
+    if "torch" in sys.modules:
+        device.empty_cache()
 
 
 def run_job(job_file: JobFile, marks: Marks, device: Device) -> events.End:
@@ -42,6 +68,7 @@ def run_job(job_file: JobFile, marks: Marks, device: Device) -> events.End:
 
             torch.set_num_threads(job_file.threads)
             entry: WorkloadEntry = registry.load("workload", job_file.trial.settings_workload())
+        idle_with_context(device, job_file.trial.protocol, marks)
         entry.run(_job(job_file, marks, device))
     except KeyboardInterrupt:
         return events.End(outcome="interrupted", reason="interrupted by the user")
@@ -87,4 +114,4 @@ def _end_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.stdin)

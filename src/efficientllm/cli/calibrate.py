@@ -35,7 +35,12 @@ def calibrate(
         typer.echo(f"matmul {dtype:<9} {quantity_text(peak, 'flop/s')}{beside}")
     typer.echo(f"read             {quantity_text(ceilings.read_bytes_per_s, 'bytes/s')}")
     typer.echo(f"copy             {quantity_text(ceilings.copy_bytes_per_s, 'bytes/s')}")
+    if ceilings.link_bytes_per_s:
+        typer.echo(f"link             {quantity_text(ceilings.link_bytes_per_s, 'bytes/s')} one way")
     typer.echo(f"launch           {quantity_text(ceilings.launch_s, 's')}")
+    cap_w = measurement.environment.devices[0].power_cap_w
+    for name, watts in (("idle", ceilings.idle_power_w), ("power cap", cap_w)):
+        typer.echo(f"{name:<16} {quantity_text(watts, 'w') if watts else 'not told by this device'}")
 
 
 ENTRY = calibrate

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import msgspec
 import numpy as np
@@ -27,6 +27,7 @@ _TOLERATED_BYTES = 0.01
 _BATCH_CHARACTERS = 1 << 22
 
 Tokens = npt.NDArray[np.int64]
+Part = Literal["test", "valid"]
 
 
 class Packed(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,14 +101,16 @@ class TokenFile:
         """Return the number of UTF-8 bytes that tokens stand for; the end of text stands for none."""
         return int(self.byte_lengths[tokens].sum())
 
-    def heldout_rows(self, sequence_tokens: int, heldout_tokens: int) -> tuple[Tokens, int]:
+    def heldout_rows(self, sequence_tokens: int, heldout_tokens: int, part: Part = "test") -> tuple[Tokens, int]:
         """Return the rows that judge quality, and the bytes that bits per byte divides by.
 
-        The rows are spread evenly over the file and share no target; as many as `heldout_tokens` targets fill.
+        The rows are spread evenly over the file and share no target; as many as `heldout_tokens` targets fill. The
+        `valid` rows are spread over what the `test` rows of the same length and number leave.
 
         Args:
             sequence_tokens: targets in a row.
             heldout_tokens: targets in all, rounded down to whole rows.
+            part: which rows.
 
         Returns:
             `(rows, scored_bytes)`: int64 [rows, sequence_tokens + 1], and the UTF-8 bytes of the targets `rows[:, 1:]`.
@@ -115,17 +118,28 @@ class TokenFile:
         Raises:
             DataError: less than one row is asked for, or more than the file has.
         """
-        wanted, there = heldout_tokens // sequence_tokens, (self.num_tokens - 1) // sequence_tokens
+        wanted, there = heldout_tokens // sequence_tokens, self.num_rows(sequence_tokens)
         if wanted < 1:
             raise DataError(f"heldout_tokens {heldout_tokens} is less than one row of {sequence_tokens}. Raise it.")
-        if wanted > there:
+        needed = wanted if part == "test" else 2 * wanted
+        if needed > there:
+            most, beside = "that", ""
+            if part == "valid":
+                most, beside = str(there // 2 * sequence_tokens), ", half of them for each of validation and test"
             raise DataError(
-                f"the held-out text has {there * sequence_tokens} tokens in rows of {sequence_tokens}, fewer than "
-                f"heldout_tokens {heldout_tokens}. Set heldout_tokens to that or less, or give more text."
+                f"the held-out text has {there * sequence_tokens} tokens in rows of {sequence_tokens}{beside}, fewer "
+                f"than heldout_tokens {heldout_tokens}. Set heldout_tokens to {most} or less, or give more text."
             )
-        starts = np.arange(wanted) * there // wanted * sequence_tokens
-        rows = self.rows(starts, sequence_tokens)
+        places = np.arange(wanted) * there // wanted
+        if part == "valid":
+            others = np.setdiff1d(np.arange(there), places)
+            places = others[np.arange(wanted) * len(others) // wanted]
+        rows = self.rows(places * sequence_tokens, sequence_tokens)
         return rows, self.bytes_of(rows[:, 1:])
+
+    def num_rows(self, sequence_tokens: int) -> int:
+        """Return how many rows that share no target the file holds."""
+        return (self.num_tokens - 1) // sequence_tokens
 
 
 def pack(text: SplitText, tokenizer: Tokenizer, cache: Path) -> TokenFile:

@@ -5,15 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from efficientllm.data.bpe import SAMPLE_BYTES, trained_tokenizer
 from efficientllm.data.corpus import Reader, find_reader
-from efficientllm.data.packing import TokenFile, pack
+from efficientllm.data.packing import TokenFile, Tokens, pack
 from efficientllm.data.sanity import bz2_bits_per_byte, unigram_bits_per_byte
 from efficientllm.data.snapshot import POOL_BYTES, Snapshot, take_snapshot
 from efficientllm.data.tokenizer import Tokenizer, existing_tokenizer
 from efficientllm.errors import DataError
+from efficientllm.records.choice import Choice
 from efficientllm.records.measurement import DataFacts
-from efficientllm.records.settings import ModelSettings
+from efficientllm.records.settings import ModelSettings, PretrainSettings
 
 #: How often training may repeat a text. Up to 4 epochs cost little against fresh text (arXiv 2305.16264).
 MAX_EPOCHS = 4
@@ -33,7 +36,9 @@ class Prepared:
         tokenizer: the tokenizer.
         train, heldout: the packed splits.
         facts: for the record.
-        sanity: `bz2` and `unigram`, in bits per byte of the held-out rows that judge quality.
+        sanity: `bz2` and `unigram`, in bits per byte of the held-out rows that judge quality; `bz2_outside` of the
+            other corpus' text.
+        outside: the held-out text of the corpus `outside`, if the settings name one.
     """
 
     tokenizer: Tokenizer
@@ -41,6 +46,7 @@ class Prepared:
     heldout: TokenFile
     facts: DataFacts
     sanity: dict[str, float]
+    outside: TokenFile | None = None
 
 
 def prepare(settings: ModelSettings, cache: Path, train_tokens_needed: int | None = None) -> Prepared:
@@ -70,18 +76,45 @@ def prepare(settings: ModelSettings, cache: Path, train_tokens_needed: int | Non
             break
         wanted *= 2
     _check_length(reader, train, settings, train_tokens_needed)
-    rows, scored_bytes = heldout.heldout_rows(settings.sequence_tokens, settings.heldout_tokens)
+    rows, scored_bytes = judged_rows(heldout, settings)
     targets = rows[:, 1:]
-    return Prepared(
-        tokenizer=tokenizer,
-        train=train,
-        heldout=heldout,
-        facts=_facts(reader, snapshot, tokenizer, settings.tokenizer == "bpe", train, heldout),
-        sanity={
-            "bz2": bz2_bits_per_byte(tokenizer.decode_bytes(targets.ravel().tolist())),
-            "unigram": unigram_bits_per_byte(train.counts, targets, scored_bytes),
-        },
-    )
+    facts = _facts(reader, snapshot, tokenizer, settings.tokenizer == "bpe", train, heldout)
+    sanity = {
+        "bz2": bz2_bits_per_byte(tokenizer.decode_bytes(targets.ravel().tolist())),
+        "unigram": unigram_bits_per_byte(train.counts, targets, scored_bytes),
+    }
+    outside = None
+    if isinstance(settings, PretrainSettings) and settings.outside is not None:
+        outside = _outside(settings, settings.outside, tokenizer, cache)
+        facts = msgspec.structs.replace(
+            facts, details={**facts.details, "outside": _identity(settings.outside, outside)}
+        )
+        other = outside_rows(outside, settings)[0][:, 1:]
+        sanity["bz2_outside"] = bz2_bits_per_byte(tokenizer.decode_bytes(other.ravel().tolist()))
+    return Prepared(tokenizer=tokenizer, train=train, heldout=heldout, facts=facts, sanity=sanity, outside=outside)
+
+
+def judged_rows(heldout: TokenFile, settings: ModelSettings) -> tuple[Tokens, int]:
+    """Return the rows that judge a trial and their scored bytes: `test` rows, or `valid` ones where it only tunes."""
+    part = settings.judged_on if isinstance(settings, PretrainSettings) else "test"
+    return heldout.heldout_rows(settings.sequence_tokens, settings.heldout_tokens, part)
+
+
+def outside_rows(outside: TokenFile, settings: ModelSettings) -> tuple[Tokens, int]:
+    """Return the rows of the other corpus, as many as `heldout_tokens` fills or there are, and their scored bytes."""
+    most = max(1, outside.num_rows(settings.sequence_tokens)) * settings.sequence_tokens
+    return outside.heldout_rows(settings.sequence_tokens, min(settings.heldout_tokens, most))
+
+
+def _outside(settings: ModelSettings, choice: Choice, tokenizer: Tokenizer, cache: Path) -> TokenFile:
+    """Return the held-out text of another corpus in the tokens of the training corpus."""
+    reader = find_reader(choice)
+    limit_bytes = _limit_bytes(settings.heldout_tokens, _HELDOUT_BYTES)
+    return pack(take_snapshot(reader, cache, POOL_BYTES, limit_bytes).heldout, tokenizer, cache)
+
+
+def _identity(choice: Choice, file: TokenFile) -> str:
+    return f"{choice.label()}, {file.num_tokens} tokens, text sha256 {file.packed.text_sha256}"
 
 
 def _limit_bytes(tokens: int, least_bytes: int) -> int:

@@ -144,6 +144,14 @@ class Device(ABC):
             SensorError: the driver does not tell it.
         """
 
+    def open_context(self) -> bool:
+        """Open what every later call would open anyway; False where there is no such thing, as on a processor."""
+        return False
+
+    def peers(self) -> list[torch.device]:
+        """Return other devices of this kind that this process can copy to, for the bandwidth of the links."""
+        return []
+
     def synchronize(self) -> None:
         """Wait until the device has done all that was asked of it."""
         return

@@ -1,7 +1,7 @@
 """Measures what a device can reach: the ceilings by which every technique on it is judged.
 
     for each number format:  find the best shape ─► bursts with rests (peak) ─► one long loop (sustained)
-    then:                    read and copy by working set ─► the smallest operation (launch overhead)
+    then:                    read and copy by working set ─► links to other devices ─► the smallest operation
 
 The device should have rested before: the peak is what it does cool, the sustained rate what power and heat leave.
 """
@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 
 from efficientllm.devices._contract import Device
+from efficientllm.devices.links import measure_links
 from efficientllm.devices.matmul import MatmulWork, Unmeasurable, best_work
 from efficientllm.records.measurement import Ceilings
 from efficientllm.records.series import Series
@@ -39,8 +40,9 @@ class Calibration(NamedTuple):
     Attributes:
         ceilings: the record; `idle_power_w` and `calibration` are left to the caller.
         series: one a number format and loop, FLOP/s at each burst's end; `at_s` is of `perf_counter`.
-        figures: bytes/s by working set; the best shape (`matmul_bfloat16_side`); how far the bursts differed
-            (`matmul_bfloat16_spread_ratio`, largest minus smallest over the median: high where others disturbed).
+        figures: bytes/s by working set and to each other device; the best shape (`matmul_bfloat16_side`); how far
+            the bursts differed (`matmul_bfloat16_spread_ratio`, largest minus smallest over the median: high where
+            others disturbed).
         absent: quantity -> why it was not measured (a number format that the device lacks).
     """
 
@@ -84,12 +86,17 @@ def measure_ceilings(device: Device, settings: CalibrateSettings, progress: Prog
     progress(steps - 2, steps, "memory bandwidth")
     bandwidth = measure_bandwidth(device, settings.burst_s)
     figures |= {f"{name}_at_{size}_bytes_per_s": rate for (name, size), rate in bandwidth.items()}
+    links = measure_links(device)
+    figures |= links
+    if not links:
+        absent["link_bytes_per_s"] = "there is no second device of this kind to link to"
     progress(steps - 1, steps, "launch overhead")
     ceilings = Ceilings(
         matmul_peak_flop_per_s=peak,
         matmul_sustained_flop_per_s=sustained,
         read_bytes_per_s=_out_of_cache(bandwidth, "read"),
         copy_bytes_per_s=_out_of_cache(bandwidth, "copy"),
+        link_bytes_per_s=min(links.values(), default=0.0),
         launch_s=measure_launch_s(device),
     )
     progress(steps, steps, "done")

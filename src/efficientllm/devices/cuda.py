@@ -115,6 +115,23 @@ class CudaDevice(Device):
             f"Mend CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES')!r}."
         )
 
+    def open_context(self) -> bool:
+        """Open the CUDA context."""
+        import torch
+
+        torch.zeros(1, device=self._torch())
+        self.synchronize()
+        return True
+
+    def peers(self) -> list[torch.device]:
+        """Return the other cards that torch sees; a slice has no links of its own."""
+        import torch
+
+        if self._on.gpu_instance is not None:
+            return []
+        others = range(torch.cuda.device_count())
+        return [torch.device("cuda", number) for number in others if number != self._torch().index]
+
     def synchronize(self) -> None:
         """Wait until the device has done all that was asked of it."""
         import torch

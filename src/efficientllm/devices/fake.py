@@ -82,6 +82,10 @@ class FakeDevice(Device):
 
         return torch.device("cpu")
 
+    def open_context(self) -> bool:
+        """Do as an accelerator does: there is a context."""
+        return True
+
     def allocate(self, num_bytes: float) -> None:
         """Take memory of the fake device; negative gives it back.
 

@@ -1,7 +1,7 @@
 """What an engine is: something that holds a model and serves it, one batch at a time.
 
-    open ─ begin(batch, room) ─ prefill(prompt) ─ decode ─ decode … ─ rewind ─ decode …
-                                                                    └ begin(another batch, room) …
+    open ─ begin(batch, room) ─ prefill(prompt) ─ mark ─ decode ─ decode … ─ rewind ─ decode …
+                                                                           └ begin(another batch, room) …
 
 Tokens are int64 tensors, anywhere; those that lie on `engine.device` already cost no copy. Letters as in
 `models/mixers/_contract.py`. Results may be overwritten by the next call: copy what is to be kept.
@@ -41,7 +41,11 @@ class Engine(Protocol):
         ...
 
     def begin(self, batch: int, max_tokens: int) -> None:
-        """Start a batch of empty sequences with room for so many tokens each; the batch before is given up."""
+        """Start a batch of empty sequences with room for so many tokens each; the batch before is given up.
+
+        Raises:
+            Unsupported: the model's positions do not reach so far.
+        """
         ...
 
     def prefill(self, tokens_BT: Tensor) -> Tensor:
@@ -52,8 +56,12 @@ class Engine(Protocol):
         """Add one token to each sequence and return the logits after it, BV."""
         ...
 
+    def mark(self) -> None:
+        """Remember this point, so that `rewind` can come back to it."""
+        ...
+
     def rewind(self, length: int) -> None:
-        """Forget all tokens from `length` on, in each sequence."""
+        """Forget all tokens from `length` on, in each sequence: 0, or a length that was marked in this batch."""
         ...
 
     def score(self, tokens_BT: Tensor) -> tuple[float, int]:

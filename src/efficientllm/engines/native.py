@@ -66,6 +66,7 @@ class NativeEngine:
     @torch.inference_mode()
     def begin(self, batch: int, max_tokens: int) -> None:
         """Start a batch of empty sequences with room for so many tokens each; the batch before is given up."""
+        self._decoder.position.check_length(max_tokens)
         self._state = self._captured = None  # first give up the old, so that both are never held at once
         room = -(-max_tokens // _ROOM_STEP) * _ROOM_STEP if self._on_cuda else max_tokens
         self._state = self._decoder.allocate(batch, room)
@@ -99,8 +100,14 @@ class NativeEngine:
         return logits_BV
 
     @torch.inference_mode()
+    def mark(self) -> None:
+        """Remember this point, so that `rewind` can come back to it."""
+        assert self._state is not None, "begin() comes first"
+        self._state.mark()
+
+    @torch.inference_mode()
     def rewind(self, length: int) -> None:
-        """Forget all tokens from `length` on, in each sequence."""
+        """Forget all tokens from `length` on, in each sequence: 0, or a length that was marked in this batch."""
         assert self._state is not None, "begin() comes first"
         self._state.rewind(length)
 
@@ -149,6 +156,7 @@ class NativeEngine:
 
     def _capture(self, state: DecoderState) -> CapturedStep:
         length = state.length
+        state.mark()
 
         def restore() -> None:
             state.advance(1)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from efficientllm.devices._contract import Device, SensorError
+from efficientllm.errors import Unsupported
+from efficientllm.meters.open_window import OpenMarks
 from efficientllm.records import events
 from efficientllm.records.card import Card
 from efficientllm.records.measurement import Ceilings, DataFacts, ModelFacts
@@ -17,86 +19,7 @@ from efficientllm.records.window import Caution, Work
 from efficientllm.stats.steady import SteadyRule
 from efficientllm.stats.stopping import WindowRule
 
-#: Events go to the file at most so often while a window is open; writing stays outside the timed steps.
-_FLUSH_S = 1.0
 _PROGRESS_S = 0.2
-
-
-@dataclass
-class _Growing:
-    """A series that grows; what was written already is dropped."""
-
-    unit: str
-    source: str
-    at_s: list[float] = field(default_factory=list)
-    values: list[float] = field(default_factory=list)
-
-
-class OpenMarks:
-    """A window being measured; see `workloads._contract.OpenWindow`."""
-
-    def __init__(self, marks: Marks, index: int, rule: WindowRule | None) -> None:
-        self._marks, self._index, self._rule = marks, index, rule
-        self._series: dict[str, _Growing] = {"step_s": _Growing("s", "time.perf_counter")}
-        self._flushed_at_s = time.perf_counter()
-
-    @contextmanager
-    def step(self) -> Iterator[None]:
-        """Time what is inside, from synchronised edge to synchronised edge."""
-        device, steps = self._marks.device, self._series["step_s"]
-        device.synchronize()
-        begin_s = time.perf_counter()
-        yield
-        device.synchronize()
-        end_s = time.perf_counter()
-        steps.at_s.append(end_s)
-        steps.values.append(end_s - begin_s)
-        if self._rule:
-            self._rule.add(end_s - begin_s)
-
-    def unfinished(self) -> bool:
-        """Whether the rule wants more steps; a window without a rule is closed by its workload."""
-        self.flush_sometimes()
-        return self._rule is None or self._rule.unfinished()
-
-    def value(self, name: str, unit: str, value: float) -> None:
-        """Append to a series at the present time."""
-        series = self._series.setdefault(name, _Growing(unit, "workload"))
-        series.at_s.append(time.perf_counter())
-        series.values.append(value)
-        self.flush_sometimes()
-
-    def figure(self, name: str, value: float) -> None:
-        """Set a single number of the window."""
-        self._marks.say(events.Figure(name=name, value=value, window=self._index))
-
-    def absent(self, name: str, reason: str) -> None:
-        """Say why a quantity of the window is not measured."""
-        self._marks.say(events.Missing(name=name, reason=reason, window=self._index))
-
-    def flush_sometimes(self) -> None:
-        """Write what has gathered, if the last time is long enough ago."""
-        if time.perf_counter() - self._flushed_at_s > _FLUSH_S:
-            self.flush()
-
-    def flush(self) -> None:
-        """Write what has gathered."""
-        for name, series in self._series.items():
-            if series.values:
-                self._marks.say(
-                    events.Values(
-                        window=self._index,
-                        name=name,
-                        unit=series.unit,
-                        source=series.source,
-                        at_s=tuple(series.at_s),
-                        values=tuple(series.values),
-                    )
-                )
-                series.at_s.clear()
-                series.values.clear()
-        self._marks.flush()
-        self._flushed_at_s = time.perf_counter()
 
 
 class Marks:
@@ -142,17 +65,20 @@ class Marks:
 
     @contextmanager
     def attempt(self, name: str, coordinates: dict[str, int]) -> Iterator[None]:
-        """One point of a grid: running out of memory inside ends this point, not the trial."""
+        """One point of a grid: what it cannot have (memory, positions) ends this point, not the trial."""
         windows_before = self._num_windows
         try:
             yield
         except Exception as error:
-            if not self.device.is_out_of_memory(error):
+            out_of_memory = self.device.is_out_of_memory(error)
+            if not out_of_memory and not isinstance(error, Unsupported):
                 raise
-            self.device.empty_cache()
+            traceback.clear_frames(error.__traceback__)  # what failed still holds its tensors
             if self._num_windows == windows_before:  # it ended before its window was opened: in allocation or warm-up
                 self._open(name, Work(), coordinates)
-                self._close(self._num_windows - 1, "oom", _first_line(error))
+                outcome, reason = ("oom", _first_line(error)) if out_of_memory else ("unsupported", str(error))
+                self._close(self._num_windows - 1, outcome, reason)
+            self.device.empty_cache()
 
     @contextmanager
     def window(
@@ -161,7 +87,7 @@ class Marks:
         """Open a measured window; how it ends is written whatever happens inside."""
         self.device.reset_peak_memory()
         index = self._open(name, work, coordinates or {})
-        window = OpenMarks(self, index, self._rule() if adaptive else None)
+        window = OpenMarks(self, index, self.rule() if adaptive else None)
         outcome, reason = "ok", ""
         try:
             yield window
@@ -225,6 +151,11 @@ class Marks:
         """Write all and close the file."""
         self._file.close()
 
+    def rule(self) -> WindowRule:
+        """Return the protocol's rule for the end of an adaptive window."""
+        protocol = self.protocol
+        return WindowRule(protocol.min_window_s, protocol.max_window_s, protocol.target_half_width)
+
     def _open(self, name: str, work: Work, coordinates: dict[str, int]) -> int:
         index = self._num_windows
         self._num_windows += 1
@@ -235,10 +166,6 @@ class Marks:
     def _close(self, index: int, outcome: str, reason: str) -> None:
         self.say(events.Closed(window=index, at_s=time.perf_counter(), outcome=outcome, reason=reason))
         self.flush()
-
-    def _rule(self) -> WindowRule:
-        protocol = self.protocol
-        return WindowRule(protocol.min_window_s, protocol.max_window_s, protocol.target_half_width)
 
 
 def _first_line(error: BaseException) -> str:

@@ -23,6 +23,23 @@ def sampler_cost_ratio(samples: Samples) -> float | None:
     return (own.values[-1] - own.values[0]) / (own.at_s[-1] - own.at_s[0]) / samples.processors
 
 
+def own_cost(device: Device, *, rounds: int = 5, round_s: float = 1.0) -> dict[str, float]:
+    """Measure what the meters cost on a device, as `doctor` shows it.
+
+    On an accelerator a loop of matrix products, bare beside metered: see `metered_beside_bare`. On a processor the
+    sampler's own share of the cores; a loop beside it would show the neighbours.
+    """
+    if device.torch_device().type == "cpu":
+        with SamplerProcess.start(device, [os.getpid()]) as sampler:
+            time.sleep(rounds * round_s)
+        cost = sampler_cost_ratio(sampler.stop())
+        return {"sampler_start_s": sampler.start_s} | ({} if cost is None else {"sampler_cost_ratio": cost})
+    import torch
+
+    side = torch.randn(4096, 4096, device=device.torch_device(), dtype=torch.bfloat16)
+    return metered_beside_bare(device, lambda: side @ side, rounds=rounds, round_s=round_s)
+
+
 def metered_beside_bare(
     device: Device, work: Callable[[], object], *, rounds: int = 5, round_s: float = 0.5, interval_s: float = 0.05
 ) -> dict[str, float]:

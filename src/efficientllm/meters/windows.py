@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from efficientllm.devices._contract import THROTTLE_BITS
+from efficientllm.meters import external
 from efficientllm.meters.energy_budget import counter_figures, cross_check, net_figures, power_figures
 from efficientllm.meters.integrate import NotCovered, cut, difference, mean, value_at
 from efficientllm.meters.samples import Samples
@@ -21,7 +22,12 @@ _SLOWED = sum(bit for name, bit in THROTTLE_BITS.items() if name != "power_cap")
 
 
 def window_figures(
-    samples: Samples, begin_s: float, end_s: float, *, idle_power_w: tuple[float, ...] = ()
+    samples: Samples,
+    begin_s: float,
+    end_s: float,
+    *,
+    idle_power_w: tuple[float, ...] = (),
+    external_idle_w: float | None = None,
 ) -> WindowFigures:
     """Cut what a sampler saw to a window and sum it up.
 
@@ -29,7 +35,7 @@ def window_figures(
         `<quantity>_mean_<unit>`, `<quantity>_peak_<unit>`, `<quantity>_low_<unit>` of what is held or reached
             (`process_memory_mean_bytes`, `clock_low_hz`); the mean weighs by time
         a growing quantity's own name for its growth (`processor_s`)
-        energy: see `energy_budget`; net of idle where `idle_power_w` is given
+        energy: see `energy_budget`; net of idle where `idle_power_w` is given; `external` where a meter's file was
         `busy_mean_ratio`, `busy_peak_ratio`: driver's, or processor seconds over the window and the usable cores
         `foreign_busy_ratio`: share of the machine's processors that other processes took
         `throttled_ratio`, `power_capped_ratio`: share of readings with a clock slowed by heat or fault, or by the
@@ -41,6 +47,7 @@ def window_figures(
         begin_s: the window's begin.
         end_s: the window's end.
         idle_power_w: idle power before the trial and, where possible, after it.
+        external_idle_w: what an external meter read in that time.
 
     Returns:
         The series inside the window, the figures, and quantity -> why it is absent here.
@@ -60,6 +67,7 @@ def window_figures(
         _take(figures, absent, name, partial(summary, series[name], begin_s, end_s))
     figures |= _throttle_figures(series.get("throttle_reasons"), begin_s, end_s)
     _add_energy(series, begin_s, end_s, idle_power_w, figures, absent)
+    _add_external(series.get(external.NAME), begin_s, end_s, idle_power_w, external_idle_w, figures, absent)
     _add_shares(samples, begin_s, end_s, figures, absent)
     absent |= {name: samples.absent[name] for name in absent if name in samples.absent}  # why it ended says more
     return [one for one in inside if one.values], dict(sorted(figures.items())), absent
@@ -109,6 +117,34 @@ def _add_energy(
         inside = cut(power, begin_s, end_s).values
         if inside:
             figures[_named(power, "peak")] = max(inside)
+
+
+def _add_external(
+    meter: Series | None,
+    begin_s: float,
+    end_s: float,
+    idle_power_w: tuple[float, ...],
+    external_idle_w: float | None,
+    figures: dict[str, float],
+    absent: dict[str, str],
+) -> None:
+    """Add what an external meter says of our energy; without one, that its systematic error is not bounded."""
+    bound, own_w = "energy_systematic_bound_ratio", figures.get("power_mean_w")
+    if own_w is None:
+        return
+    if meter is None or not idle_power_w:
+        absent[bound] = external.NO_METER if meter is None else "idle power was not measured before the window"
+        return
+    compare = partial(
+        external.external_figures,
+        meter,
+        begin_s,
+        end_s,
+        own_w=own_w,
+        own_idle_w=sum(idle_power_w) / len(idle_power_w),
+        external_idle_w=external_idle_w,
+    )
+    _take(figures, absent, bound, compare)
 
 
 def _add_shares(

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
-
 import torch
 
-from efficientllm import registry
-from efficientllm.errors import UserError, did_you_mean
+from efficientllm.errors import Unsupported
+from efficientllm.models.assemble import assemble, check_parts
 from efficientllm.models.decoder import Decoder
 from efficientllm.models.initial import initialise
-from efficientllm.models.mixers._contract import MixerEntry
-from efficientllm.models.mlp._contract import MlpEntry
-from efficientllm.models.position._contract import PositionEntry
-from efficientllm.models.shape import Shape, resolve_shape
-from efficientllm.records.choice import Choice
+from efficientllm.models.match import matched
+from efficientllm.models.shape import resolve_shape
 from efficientllm.records.settings import ModelSettings
-
-_ENTRIES: dict[str, type] = {"mixer": MixerEntry, "position": PositionEntry, "mlp": MlpEntry}
 
 
 def build_decoder(
@@ -34,78 +24,26 @@ def build_decoder(
     """Return a decoder with its first weights, drawn from the seed.
 
     Raises:
-        UnknownNameError: no such size, mixer, position or mlp.
+        UnknownNameError: no such size, preset, mixer, position or mlp.
         UserError: an option or a shape that makes no model.
-        Unsupported: slots that do not go together.
+        Unsupported: parts that do not go together, or nothing that `match` could hold equal.
     """
-    shape = resolve_shape(settings, vocab_tokens)
+    shape, settings, adjusted = matched(resolve_shape(settings, vocab_tokens), settings)
     decoder = assemble(shape, settings, device=device, dtype=dtype, seed=seed)
+    decoder.adjusted = adjusted
     initialise(decoder, seed, shape.num_layers)
     return decoder
 
 
-def assemble(
-    shape: Shape, settings: ModelSettings, *, device: str | torch.device, dtype: torch.dtype, seed: int = 0
-) -> Decoder:
-    """Return a decoder of this shape with the slots of the settings, whose dense weights are still empty.
-
-    The seed serves parameters that a user's own part draws in its constructor.
-    """
-    mixer: MixerEntry = load_slot("mixer", settings.mixer)
-    position: PositionEntry = load_slot("position", settings.position)
-    mlp: MlpEntry = load_slot("mlp", settings.mlp)
-    with _construction(torch.device(device), dtype, seed):
-        decoder = Decoder(
-            shape,
-            lambda: mixer.build(shape, **settings.mixer.options),
-            lambda rotary_dim: position.build(shape, rotary_dim, **settings.position.options),
-            lambda: mlp.build(shape, **settings.mlp.options),
-        )
-    mixer.supports(shape, decoder.position)
-    return decoder
-
-
-def load_slot(kind: str, choice: Choice) -> Any:
-    """Return the entry that a choice names, once its options are known to be its own.
+def unsupported_reason(settings: ModelSettings, vocab_tokens: int) -> str:
+    """Return why no model can be built of these settings, or an empty string if one can. Allocates nothing.
 
     Raises:
-        UnknownNameError: no such entry.
-        UserError: an option that it does not have, or a file whose ENTRY is of another kind.
+        UserError: a name, an option or a shape that is wrong use, and so no result.
     """
-    entry = registry.load(kind, choice.address())
-    if not isinstance(entry, _ENTRIES[kind]):
-        raise UserError(
-            f"ENTRY of {choice.address()} is a {type(entry).__name__}, not a {_ENTRIES[kind].__name__}. "
-            f"Choose it for another slot, or end the file with `ENTRY = {_ENTRIES[kind].__name__}(...)`."
-        )
-    known = known_options(kind, entry.build)  # type: ignore[attr-defined] # one of the three, which all build
-    for key in choice.options:
-        if key not in known:
-            all_known = f"Known: {', '.join(known)}." if known else "It has no options."
-            hint = did_you_mean(key, known)
-            raise UserError(f"unknown option {key!r} of {kind} {choice.name}. {hint}{all_known}")
-    return entry
-
-
-def known_options(kind: str, build: Callable[..., Any]) -> list[str]:
-    """Return the names of the options that an entry's `build` takes, beside what the decoder gives it.
-
-    >>> known_options("position", lambda shape, rotary_dim, base=1: None)
-    ['base']
-    """
-    given = 2 if kind == "position" else 1
-    return list(inspect.signature(build).parameters)[given:]
-
-
-@contextmanager
-def _construction(device: torch.device, dtype: torch.dtype, seed: int) -> Iterator[None]:
-    """Make new tensors on this device and of this type, with a random state of their own."""
-    before = torch.get_default_dtype()
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), device:
-        torch.manual_seed(seed)
-        torch.set_default_dtype(dtype)
-        try:
-            yield
-        finally:
-            torch.set_default_dtype(before)
+    try:
+        shape, effective, _ = matched(resolve_shape(settings, vocab_tokens), settings)
+        check_parts(shape, effective)
+    except Unsupported as refusal:
+        return str(refusal)
+    return ""

@@ -6,9 +6,9 @@
       efficientllm.json   the settings and the shape: which slots, with which options
       tokenizer.json …    if one was given
 
-Attention of the Llama kind (mha, gqa, mqa) with rope and the dense mlp is written as a genuine Llama, Qwen2, Qwen3 or
-Mistral folder; anything else under `model_type: efficientllm` with this package's own names. Nothing here imports
-transformers.
+Attention of the Llama kind (mha, gqa, mqa) with rope, the dense mlp and the blocks of `modern` is written as a genuine
+Llama, Qwen2, Qwen3 or Mistral folder; anything else under `model_type: efficientllm` with this package's own names.
+Nothing here imports transformers.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from efficientllm.errors import UserError
-from efficientllm.models.build import assemble
+from efficientllm.models.assemble import assemble
 from efficientllm.models.decoder import Decoder
 from efficientllm.models.families import config_of, family_of, shape_of
+from efficientllm.models.match import with_adjusted
 from efficientllm.models.shape import Shape
 from efficientllm.records.choice import Choice
 from efficientllm.records.settings import ModelSettings
@@ -43,10 +44,11 @@ Parts = tuple[tuple[str, int], ...]
 
 
 class Sidecar(msgspec.Struct, frozen=True, kw_only=True):
-    """What rebuilds a model: the settings it was built from and the shape they led to."""
+    """What rebuilds a model: the settings it was built from, the shape they led to, and what `match` chose in both."""
 
     settings: ModelSettings
     shape: Shape
+    adjusted: dict[str, float] = {}
     format: int = 1
 
 
@@ -60,6 +62,7 @@ def save(decoder: Decoder, settings: ModelSettings, folder: Path, tokenizer_path
         tokenizer_path: a `tokenizer.json`, or a folder with tokenizer files, to lay beside it.
     """
     model_settings = ModelSettings(**{name: getattr(settings, name) for name in ModelSettings.__struct_fields__})
+    model_settings = with_adjusted(model_settings, decoder.adjusted)
     draft = folder.with_name(f".{folder.name}.{os.getpid()}.draft")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
@@ -68,8 +71,8 @@ def save(decoder: Decoder, settings: ModelSettings, folder: Path, tokenizer_path
     save_file(dict(_pieces(decoder)), draft / "model.safetensors", metadata={"format": "pt"})
     config = _own_config(decoder, dtype) if family is None else config_of(decoder.block(0).mixer.shape, family, dtype)
     (draft / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    sidecar = msgspec.json.encode(Sidecar(settings=model_settings, shape=decoder.shape))
-    (draft / SIDECAR).write_bytes(msgspec.json.format(sidecar) + b"\n")
+    sidecar = Sidecar(settings=model_settings, shape=decoder.shape, adjusted=decoder.adjusted)
+    (draft / SIDECAR).write_bytes(msgspec.json.format(msgspec.json.encode(sidecar)) + b"\n")
     if tokenizer_path is not None:
         _copy_tokenizer(tokenizer_path, draft)
     _put_in_place(draft, folder)
@@ -82,8 +85,9 @@ def load(folder: Path, device: str | torch.device = "cpu", dtype: torch.dtype = 
         UserError: no such folder, or its files do not belong together.
         Unsupported: a model that this decoder cannot be.
     """
-    settings, shape = describe(folder)
-    decoder = assemble(shape, settings, device=device, dtype=dtype)
+    sidecar = _sidecar(folder)
+    decoder = assemble(sidecar.shape, sidecar.settings, device=device, dtype=dtype)
+    decoder.adjusted = sidecar.adjusted
     parts, parameters = checkpoint_parts(decoder), dict(decoder.named_parameters())
     where = _locate(folder)
     wanted = {name for pieces in parts.values() for name, _ in pieces}
@@ -103,18 +107,8 @@ def describe(folder: Path) -> tuple[ModelSettings, Shape]:
     For a folder from elsewhere the slots are those of its family; fields about text have their defaults, also
     `vocab_tokens`: the model's vocabulary stands in the shape.
     """
-    try:
-        if (folder / SIDECAR).exists():
-            sidecar = msgspec.json.decode((folder / SIDECAR).read_bytes(), type=Sidecar)
-            return sidecar.settings, sidecar.shape
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{folder} holds no model: no config.json. Give the folder of a saved model.") from error
-    except (json.JSONDecodeError, msgspec.DecodeError) as error:
-        raise UserError(f"{folder} cannot be read: {error}. Give the folder of a saved model.") from error
-    shape = shape_of(config)
-    fields = {name: value for name, value in asdict(shape).items() if name != "vocab_tokens"}
-    return ModelSettings(shape=fields, mixer=Choice(name="gqa")), shape
+    sidecar = _sidecar(folder)
+    return sidecar.settings, sidecar.shape
 
 
 def family_of_decoder(decoder: Decoder) -> str | None:
@@ -148,6 +142,20 @@ def checkpoint_parts(decoder: Decoder) -> dict[str, Parts]:
 def weight_file_bytes(folder: Path) -> int:
     """Return the bytes of a folder's weight files."""
     return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+
+
+def _sidecar(folder: Path) -> Sidecar:
+    try:
+        if (folder / SIDECAR).exists():
+            return msgspec.json.decode((folder / SIDECAR).read_bytes(), type=Sidecar)
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{folder} holds no model: no config.json. Give the folder of a saved model.") from error
+    except (json.JSONDecodeError, msgspec.DecodeError) as error:
+        raise UserError(f"{folder} cannot be read: {error}. Give the folder of a saved model.") from error
+    shape = shape_of(config)
+    fields = {name: value for name, value in asdict(shape).items() if name != "vocab_tokens"}
+    return Sidecar(settings=ModelSettings(shape=fields, mixer=Choice(name="gqa")), shape=shape)
 
 
 def _pieces(decoder: Decoder) -> Iterator[tuple[str, Tensor]]:

@@ -1,10 +1,15 @@
 """What a decoder costs, counted from its shapes: parameters, floating-point operations, bytes.
 
+Parameters stored and those that one token uses (active) are counted apart: memory and the optimiser's traffic go by
+the stored ones, FLOPs by the active ones, the reads of a decode step by those that its tokens touch.
+
 FLOPs are those that the model needs: two for each weight and token in a product, causal attention over the pairs that
 see each other, active parts only, nothing recomputed. Norms, activations and softmax are left out, as is usual.
 """
 
 from __future__ import annotations
+
+import torch
 
 from efficientllm.models.decoder import Block, Decoder
 from efficientllm.models.linear import num_parameters, stored_bytes
@@ -22,13 +27,14 @@ _TRAIN_PASSES = 10
 _TRAIN_COPIES = 4
 
 
-def facts(decoder: Decoder, dtype_bytes: int, train_tokens: int) -> ModelFacts:
+def facts(decoder: Decoder, dtype_bytes: int, train_tokens: int, *, trains_in: torch.dtype | None = None) -> ModelFacts:
     """Return the model's counts.
 
     Args:
         decoder: the model.
         dtype_bytes: bytes of a number in the decode state.
         train_tokens: length of a training row.
+        trains_in: the type in which training computes; None for inference, in the weights' own.
     """
     blocks = _blocks(decoder)
     total = num_parameters(decoder)
@@ -39,9 +45,11 @@ def facts(decoder: Decoder, dtype_bytes: int, train_tokens: int) -> ModelFacts:
         parameters_active=total - idle,
         parameters_embedding=decoder.embed.weight.numel() + head,
         weight_bytes=stored_bytes(decoder),
+        adjusted=decoder.adjusted,
         cache_bytes_per_token=cache_bytes_per_token(decoder, dtype_bytes),
         state_bytes=sum(block.mixer.state_bytes(dtype_bytes) for block in blocks),
         train_flops_per_token=_TRAIN_FACTOR * forward_flops(decoder, train_tokens) / train_tokens,
+        implementations=_implementations(blocks[0], trains_in or decoder.dtype, gradients=trains_in is not None),
     )
 
 
@@ -95,7 +103,7 @@ def prefill_work(decoder: Decoder, batch: int, tokens: int) -> Work:
     dtype_bytes = decoder.dtype.itemsize
     written = batch * tokens * cache_bytes_per_token(decoder, dtype_bytes)
     constant = batch * sum(block.mixer.state_bytes(dtype_bytes) for block in _blocks(decoder))
-    moved = _weight_bytes_read(decoder, batch * tokens) + written + constant
+    moved = _weight_bytes_read(decoder, batch * tokens, tokens) + written + constant
     return Work(
         tokens=batch * tokens,
         samples=batch,
@@ -108,31 +116,42 @@ def prefill_work(decoder: Decoder, batch: int, tokens: int) -> Work:
 def decode_work(decoder: Decoder, batch: int, context: int) -> Work:
     """Return the work of one further token in each row, with `context` tokens already in the state.
 
-    `moved_bytes`: the weights once, what each row's token sees of its state, and what is added to it.
+    `moved_bytes`: the weights once, what each row's token sees of its state, and what is added to it; the constant part
+    is read and written. `working_set_bytes` has each once.
     """
     dtype_bytes = decoder.dtype.itemsize
     read = batch * sum(block.mixer.read_bytes(context, dtype_bytes) for block in _blocks(decoder))
     written = batch * cache_bytes_per_token(decoder, dtype_bytes)
-    moved = _weight_bytes_read(decoder, batch) + read + written
+    rewritten = batch * sum(block.mixer.state_bytes(dtype_bytes) for block in _blocks(decoder))
+    touched = _weight_bytes_read(decoder, batch, 1) + read + written
     return Work(
         tokens=batch,
         samples=batch,
         model_flops=batch * forward_flops(decoder, 1, context),
-        moved_bytes=moved,
-        working_set_bytes=moved,
+        moved_bytes=touched + rewritten,
+        working_set_bytes=touched,
     )
 
 
-def _weight_bytes_read(decoder: Decoder, num_tokens: int) -> float:
-    """Return the fewest bytes of weights that serve so many tokens: all but the embedding, of which only their rows.
+def _weight_bytes_read(decoder: Decoder, num_tokens: int, num_positions: int) -> float:
+    """Return the fewest bytes of weights that serve so many tokens at so many different positions.
 
-    A tied embedding is read as a whole all the same: it is the head.
+    All but the tables of tokens and positions, of which only the rows in use are read. A tied embedding is read as a
+    whole all the same: it is the head.
     """
     table = decoder.embed.weight
     idle = sum(block.mlp.num_parameters() - block.mlp.read_parameters(num_tokens) for block in _blocks(decoder))
+    idle += decoder.position.num_parameters() - decoder.position.read_parameters(num_positions)
     rows = min(num_tokens, table.shape[0]) * table.shape[1] * table.element_size()
     unread_table = 0 if decoder.head is None else table.nbytes
     return float(stored_bytes(decoder) - unread_table + rows - idle * table.element_size())
+
+
+def _implementations(block: Block, dtype: torch.dtype, *, gradients: bool) -> dict[str, str]:
+    """Return slot -> how it computes here, for the slots that have several ways; all layers have the same."""
+    parts = {"mixer": block.mixer, "mlp": block.mlp}
+    named = {slot: part.implementation(dtype, gradients=gradients) for slot, part in parts.items()}
+    return {slot: name for slot, name in named.items() if name}
 
 
 def _blocks(decoder: Decoder) -> list[Block]:

@@ -4,13 +4,13 @@
                     ├ norm mixer┤
                     ├ norm mlp ─┤
 
-What an ablation changes is one slot: the mixer, the position encoding or the mlp. Letters as in
-`models/mixers/_contract.py`.
+What an ablation changes is one slot: the mixer, the position encoding or the mlp; or the design of the blocks, which a
+preset says through the shape's fields. Letters as in `models/mixers/_contract.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -20,27 +20,32 @@ from efficientllm.models.cross_entropy import mean_cross_entropy, sum_cross_entr
 from efficientllm.models.linear import Embedding, Linear
 from efficientllm.models.mixers._contract import Mixer, State
 from efficientllm.models.mlp._contract import Mlp
-from efficientllm.models.norm import RMSNorm
+from efficientllm.models.norm import make_norm
+from efficientllm.models.part import Part, compute_dtype
 from efficientllm.models.position._contract import Position, Positions
 from efficientllm.models.shape import Shape
 
 
 class Block(nn.Module):
-    """One layer: the mixer, then the mlp, each on the normalised residual stream and added to it."""
+    """One layer: mixer and mlp, each on the normalised residual stream and added to it.
+
+    One after the other, so that the mlp reads what the mixer wrote; or side by side (`shape.parallel_residual`).
+    """
 
     def __init__(self, shape: Shape, mixer: Mixer, mlp: Mlp) -> None:
         super().__init__()
-        self.mixer_norm = RMSNorm(shape.width, shape.norm_eps)
+        self.parallel = shape.parallel_residual
+        self.mixer_norm = make_norm(shape)
         self.mixer = mixer
-        self.mlp_norm = RMSNorm(shape.width, shape.norm_eps)
+        self.mlp_norm = make_norm(shape)
         self.mlp = mlp
 
     def forward(
         self, x_BTD: Tensor, positions: Positions, state: State | None, sequence_ids_BT: Tensor | None
     ) -> Tensor:
         """Return the residual stream after this layer."""
-        x_BTD = x_BTD + self.mixer(self.mixer_norm(x_BTD), positions, state, sequence_ids_BT)
-        out_BTD: Tensor = x_BTD + self.mlp(self.mlp_norm(x_BTD))
+        mixed_BTD = x_BTD + self.mixer(self.mixer_norm(x_BTD), positions, state, sequence_ids_BT)
+        out_BTD: Tensor = mixed_BTD + self.mlp(self.mlp_norm(x_BTD if self.parallel else mixed_BTD))
         return out_BTD
 
 
@@ -66,8 +71,13 @@ class DecoderState:
         for layer in self.layers:
             layer.advance(num_tokens)
 
+    def mark(self) -> None:
+        """Remember this point, so that `rewind` can come back to it whatever the mixer."""
+        for layer in self.layers:
+            layer.mark()
+
     def rewind(self, length: int) -> None:
-        """Forget all tokens from `length` on."""
+        """Forget all tokens from `length` on: 0, a marked length, or, where all layers have caches, any."""
         for layer in self.layers:
             layer.rewind(length)
         self.next_1.fill_(length)
@@ -92,6 +102,7 @@ class Decoder(nn.Module):
     Attributes:
         shape: its counts.
         position: the position encoding, one for all layers.
+        adjusted: what `match` changed in it, see `ModelFacts.adjusted`.
     """
 
     def __init__(
@@ -103,10 +114,11 @@ class Decoder(nn.Module):
     ) -> None:
         super().__init__()
         self.shape = shape
+        self.adjusted: dict[str, float] = {}
         self.embed = Embedding(shape.vocab_tokens, shape.width)
         self.blocks = nn.ModuleList(Block(shape, make_mixer(), make_mlp()) for _ in range(shape.num_layers))
         self.position = make_position(self.block(0).mixer.rotary_dim)
-        self.norm = RMSNorm(shape.width, shape.norm_eps)
+        self.norm = make_norm(shape)
         self.head = None if shape.tie_embeddings else Linear(shape.width, shape.vocab_tokens, makes_logits=True)
 
     def block(self, number: int) -> Block:
@@ -114,6 +126,12 @@ class Decoder(nn.Module):
         block = self.blocks[number]
         assert isinstance(block, Block)
         return block
+
+    def parts(self) -> Iterator[Part]:
+        """Yield mixer and mlp of each layer."""
+        for number in range(self.shape.num_layers):
+            block = self.block(number)
+            yield from (block.mixer, block.mlp)
 
     @property
     def head_weight(self) -> Tensor:
@@ -158,7 +176,13 @@ class Decoder(nn.Module):
         state: DecoderState | None = None,
         sequence_ids_BT: Tensor | None = None,
     ) -> Tensor:
-        """Return the normalised residual stream BTD that the head reads; arguments as in `forward`."""
+        """Return the normalised residual stream BTD that the head reads; arguments as in `forward`.
+
+        Raises:
+            Unsupported: more tokens than the position encoding has positions.
+        """
+        if self.position.max_positions:
+            self._check_length(tokens_BT, positions_BT, state, sequence_ids_BT)
         out_BTD = self.run(tokens_BT, positions_BT, state, sequence_ids_BT)
         if state is not None:
             state.advance(tokens_BT.shape[1])
@@ -175,7 +199,7 @@ class Decoder(nn.Module):
         if positions_BT is None:
             positions_BT = self._positions(tokens_BT, state, sequence_ids_BT)
         x_BTD = self.position.embed(self.embed(tokens_BT), positions_BT)
-        positions = self.position.at(positions_BT, self._compute_dtype())
+        positions = self.position.at(positions_BT, compute_dtype(self.embed.weight))
         for number, block in enumerate(self.blocks):
             x_BTD = block(x_BTD, positions, None if state is None else state.layers[number], sequence_ids_BT)
         if state is not None:
@@ -185,8 +209,24 @@ class Decoder(nn.Module):
 
     def loss(self, tokens_BT: Tensor, targets_BT: Tensor, sequence_ids_BT: Tensor | None = None) -> Tensor:
         """Return the mean loss in nats over the targets that are not -100, a float32 scalar with gradients."""
+        return self.losses(tokens_BT, targets_BT, sequence_ids_BT)[0]
+
+    def losses(
+        self, tokens_BT: Tensor, targets_BT: Tensor, sequence_ids_BT: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the loss, and what its parts want added to it in training, None if nothing.
+
+        The first is what is reported and judged; their sum is what is differentiated.
+        """
         hidden_BTD = self.hidden(tokens_BT, sequence_ids_BT=sequence_ids_BT)
-        return mean_cross_entropy(hidden_BTD.flatten(0, 1), self.head_weight, targets_BT.flatten())
+        loss = mean_cross_entropy(hidden_BTD.flatten(0, 1), self.head_weight, targets_BT.flatten())
+        extra = [value for part in self.parts() for value in part.losses().values()]
+        return loss, torch.stack(extra).sum() if extra else None
+
+    def after_step(self) -> None:
+        """Let the parts do what is due after the optimiser's step."""
+        for part in self.parts():
+            part.after_step()
 
     @torch.no_grad()
     def loss_sum(
@@ -206,6 +246,19 @@ class Decoder(nn.Module):
         """Add one token to each sequence and return the logits of the next, BV."""
         return self.forward(tokens_B[:, None], state=state)[:, 0]
 
+    def _check_length(
+        self,
+        tokens_BT: Tensor,
+        positions_BT: Tensor | None,
+        state: DecoderState | None,
+        sequence_ids_BT: Tensor | None,
+    ) -> None:
+        if positions_BT is None and sequence_ids_BT is None:
+            self.position.check_length(tokens_BT.shape[1] + (0 if state is None else state.length))
+        elif not torch.compiler.is_compiling():
+            known_BT = self._positions(tokens_BT, state, sequence_ids_BT) if positions_BT is None else positions_BT
+            self.position.check_length(int(known_BT.max()) + 1)
+
     def _positions(self, tokens_BT: Tensor, state: DecoderState | None, sequence_ids_BT: Tensor | None) -> Tensor:
         new = tokens_BT.shape[1]
         if state is not None:
@@ -216,7 +269,3 @@ class Decoder(nn.Module):
             return index_1T
         starts = F.pad(sequence_ids_BT[:, 1:] != sequence_ids_BT[:, :-1], (1, 0))
         return index_1T - (starts * index_1T).cummax(-1).values
-
-    def _compute_dtype(self) -> torch.dtype:
-        device = self.device.type
-        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.dtype

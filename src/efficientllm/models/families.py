@@ -35,12 +35,14 @@ _REQUIRED = {
 
 
 def family_of(shape: Shape) -> str | None:
-    """Return the family whose models have this shape, or None.
+    """Return the family whose models have this shape, or None: none of them has blocks of another design.
 
     >>> family_of(make_shape({"num_layers": 1, "width": 8, "num_heads": 2, "num_kv_heads": 1, "mlp_width": 8,
     ...     "vocab_tokens": 9, "qkv_bias": True}))
     'qwen2'
     """
+    if shape.parallel_residual or shape.norm != "rms" or shape.rotary_share < 1 or shape.out_bias or shape.mlp_bias:
+        return None
     marks = (shape.qkv_bias, shape.qk_norm, shape.sliding_window > 0)
     families = {
         (False, False, False): "llama",

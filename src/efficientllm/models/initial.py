@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from efficientllm.models.linear import Embedding, Linear
+from efficientllm.models.linear import Embedding, Linear, StackedLinear
 
 #: Standard deviation of a dense layer's weights (GPT-2).
 DEVIATION = 0.02
@@ -32,6 +32,9 @@ def initialise(module: nn.Module, seed: int, num_layers: int) -> None:
                 _draw(part.weight, _deviation(part, num_layers), f"{name}.weight", seed)
                 if part.bias is not None:
                     part.bias.zero_()
+            elif isinstance(part, StackedLinear):
+                for number, weight in enumerate(part.weight):  # by its own name: whatever the number of experts
+                    _draw(weight, _deviation(part, num_layers), f"{name}.weight.{number}", seed)
             elif isinstance(part, Embedding):
                 _draw(part.weight, logit_deviation(part.embedding_dim), f"{name}.weight", seed)
 
@@ -45,8 +48,8 @@ def logit_deviation(width: int) -> float:
     return DEVIATION * min(1.0, math.sqrt(_REFERENCE_WIDTH / width))
 
 
-def _deviation(layer: Linear, num_layers: int) -> float:
-    if layer.makes_logits:
+def _deviation(layer: Linear | StackedLinear, num_layers: int) -> float:
+    if isinstance(layer, Linear) and layer.makes_logits:
         return logit_deviation(layer.in_features)
     return DEVIATION / math.sqrt(2 * num_layers) if layer.writes_residual else DEVIATION
 

@@ -1,4 +1,4 @@
-"""The dense and the embedding layer, without torch's own first draw: `initial.py` draws every weight once."""
+"""Dense layers, alone and stacked, and the embedding, without torch's own first draw: `initial.py` draws them once."""
 
 from __future__ import annotations
 
@@ -31,6 +31,24 @@ class Linear(nn.Linear):
 
     def flops_per_token(self) -> float:
         """Return the floating-point operations of one token: two for each weight."""
+        return 2.0 * self.in_features * self.out_features
+
+
+class StackedLinear(nn.Module):
+    """Equal dense layers in one parameter, one for each expert; empty until it is filled.
+
+    Attributes:
+        weight: `[num_layers, out_features, in_features]`.
+        writes_residual: as in `Linear`.
+    """
+
+    def __init__(self, num_layers: int, in_features: int, out_features: int, *, writes_residual: bool = False) -> None:
+        super().__init__()
+        self.in_features, self.out_features, self.writes_residual = in_features, out_features, writes_residual
+        self.weight = nn.Parameter(torch.empty(num_layers, out_features, in_features))
+
+    def flops_per_token(self) -> float:
+        """Return the floating-point operations of one token in one layer: two for each weight."""
         return 2.0 * self.in_features * self.out_features
 
 

@@ -1,4 +1,4 @@
-"""RMSNorm, with a form for the processor that does the same in fewer passes."""
+"""The norms: RMSNorm, with a form for the processor that does the same in fewer passes, and LayerNorm."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from efficientllm.models.shape import Shape
 
 
 class RMSNorm(nn.Module):
@@ -30,6 +32,29 @@ class RMSNorm(nn.Module):
                 return normed
             return x * _inverse_rms(x, self._eps) * self.weight
         return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
+
+
+class LayerNorm(nn.Module):
+    """Subtract the mean, divide by the deviation over the last axis, times a learned gain, plus a learned bias.
+
+    y = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias    (arXiv:1607.06450)
+    """
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the normalised `x`, of the same shape and type."""
+        return F.layer_norm(x, self.weight.shape, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+
+
+def make_norm(shape: Shape) -> nn.Module:
+    """Return the norm that this shape has before a sublayer and before the head."""
+    kinds = {"rms": RMSNorm, "layer": LayerNorm}
+    return kinds[shape.norm](shape.width, shape.norm_eps)
 
 
 def _inverse_rms(x: Tensor, eps: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """The shape of a decoder: every count that its weights follow from. Needs no torch.
 
-Size by name (sizes.py)  +  overrides (the recipe's `shape`)  ->  checked  ->  Shape
+Size by name (sizes.py)  +  preset (presets/)  +  overrides (the recipe's `shape`)  ->  checked  ->  Shape
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import msgspec
 from efficientllm.errors import UnknownNameError, UserError, did_you_mean
 from efficientllm.models.sizes import SIZES
 from efficientllm.records.choice import Scalar
+from efficientllm.records.preset import load_preset, split_size
 from efficientllm.records.settings import ModelSettings
 
 
@@ -28,10 +29,14 @@ class Shape:
         mlp_width: inner width F of the feed-forward layer.
         vocab_tokens: rows V of the embedding.
         tie_embeddings: whether the head is the embedding's matrix.
-        norm_eps: added to the mean square in RMSNorm.
+        norm: `rms` (RMSNorm) or `layer` (LayerNorm with bias), before each sublayer and the head.
+        norm_eps: added to the norm's mean square.
+        parallel_residual: whether mixer and mlp of a block read the same input, or the mlp what the mixer left.
         rope_theta, rope_scaling: base of the rotary angles, and how they are stretched (`none`, `linear`, `llama3`).
         rope_factor, rope_low_freq_factor, rope_high_freq_factor, rope_original_positions: numbers of that stretching.
+        rotary_share: the share of a head, counted from its first number, that rope turns.
         qkv_bias: whether the query, key and value projections have a bias (Qwen2).
+        out_bias, mlp_bias: whether the mixer's last projection, and the mlp's, have one (GPT-NeoX).
         qk_norm: whether each head's query and key pass an RMSNorm (Qwen3).
         sliding_window: how many tokens back a token sees, itself included; 0 = all.
         max_positions: longest context the model is meant for; written into checkpoints.
@@ -45,14 +50,19 @@ class Shape:
     vocab_tokens: int
     head_dim: int = 0
     tie_embeddings: bool = True
+    norm: str = "rms"
     norm_eps: float = 1e-6
+    parallel_residual: bool = False
     rope_theta: float = 10_000.0
     rope_scaling: str = "none"
     rope_factor: float = 1.0
     rope_low_freq_factor: float = 1.0
     rope_high_freq_factor: float = 4.0
     rope_original_positions: int = 8192
+    rotary_share: float = 1.0
     qkv_bias: bool = False
+    out_bias: bool = False
+    mlp_bias: bool = False
     qk_norm: bool = False
     sliding_window: int = 0
     max_positions: int = 32768
@@ -73,25 +83,28 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "rope_low_freq_factor": (1e-3, 1e3),
     "rope_high_freq_factor": (1e-3, 1e3),
     "rope_original_positions": (1, 100_000_000),
+    "rotary_share": (0.001, 1.0),
     "sliding_window": (0, 100_000_000),
     "max_positions": (1, 100_000_000),
 }
 
-_ROPE_SCALINGS = ("none", "linear", "llama3")
+#: field -> the words it may be.
+_WORDS = {"norm": ("rms", "layer"), "rope_scaling": ("none", "linear", "llama3")}
 
 
 def resolve_shape(settings: ModelSettings, vocab_tokens: int) -> Shape:
-    """Return the shape that the settings ask for: the named size with `settings.shape` laid over it.
+    """Return the shape that the settings ask for: the named size, the preset, then `settings.shape` laid over it.
 
     Raises:
-        UnknownNameError: no such size.
+        UnknownNameError: no such size or preset.
         UserError: an unknown field, or a value that makes no model.
 
     >>> resolve_shape(ModelSettings(size="tiny", shape={"num_layers": 2}), vocab_tokens=2048).num_layers
     2
     """
-    if settings.size not in SIZES:
-        raise UnknownNameError("size", settings.size, SIZES)
+    size, preset = split_size(settings.size)[0], load_preset(settings.preset)
+    if size not in SIZES:
+        raise UnknownNameError("size", size, SIZES)
     fields = [field.name for field in dataclasses.fields(Shape) if field.name != "vocab_tokens"]
     for key in settings.shape:
         if key == "vocab_tokens":
@@ -99,7 +112,11 @@ def resolve_shape(settings: ModelSettings, vocab_tokens: int) -> Shape:
         if key not in fields:
             hint = did_you_mean(key, fields)
             raise UserError(f"unknown key {key!r} in shape. {hint}Known: {', '.join(sorted(fields))}.")
-    return make_shape({**SIZES[settings.size], **settings.shape, "vocab_tokens": vocab_tokens})
+    given = {**SIZES[size], **preset.shape}
+    width = settings.shape.get("width", given["width"])
+    if preset.mlp_ratio and isinstance(width, int):  # else make_shape says what is wrong with it
+        given["mlp_width"] = round(preset.mlp_ratio * width)
+    return make_shape({**given, **settings.shape, "vocab_tokens": vocab_tokens})
 
 
 def make_shape(fields: Mapping[str, Scalar]) -> Shape:
@@ -140,8 +157,6 @@ def _check_heads(shape: Shape) -> None:
             f"shape.num_kv_heads {shape.num_kv_heads} does not divide shape.num_heads {shape.num_heads}. "
             "Choose a divisor: each key/value head serves equally many query heads."
         )
-    if shape.head_dim % 2:
-        raise UserError(f"shape.head_dim {shape.head_dim} is odd. Choose an even one: rotary positions turn pairs.")
-    if shape.rope_scaling not in _ROPE_SCALINGS:
-        known = ", ".join(_ROPE_SCALINGS)
-        raise UserError(f"shape.rope_scaling is {shape.rope_scaling!r}. Choose one of: {known}.")
+    for name, words in _WORDS.items():
+        if getattr(shape, name) not in words:
+            raise UserError(f"shape.{name} is {getattr(shape, name)!r}. Choose one of: {', '.join(words)}.")

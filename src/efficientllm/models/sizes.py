@@ -2,6 +2,9 @@
 
 `tiny` and `small` are for a laptop; the others are the shapes of Qwen2.5, which arXiv 2505.13840 pretrains (0.5b to 3b)
 and serves (7b to 72b).
+
+Each also has forms with experts: `0.5bx8` (or `0.5b×8`) is the shape of 0.5b with a mixture of 8 experts as its mlp,
+unless the recipe names another mlp.
 """
 
 from __future__ import annotations

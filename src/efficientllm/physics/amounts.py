@@ -74,6 +74,15 @@ def energy_agrees_with_power(measurement: Measurement, window: Window) -> list[F
     return suspicious(window, "energy_power_gap", text)
 
 
+def energy_agrees_with_external(measurement: Measurement, window: Window) -> list[Finding]:
+    """No device rises by more than the external meter's reading does, beyond 5 % (`external_meter_below`)."""
+    bound = window.figures.get("energy_systematic_bound_ratio", 0.0)
+    if bound >= -_POWER_GAP:
+        return []
+    text = f"the external meter saw {percent_text(-bound)} less than the device's own sensor"
+    return suspicious(window, "external_meter_below", text)
+
+
 def ratios_within_one(measurement: Measurement, window: Window) -> list[Finding]:
     """Utilisation lies between 0 and 1 over the window (`ratio_out_of_range`).
 

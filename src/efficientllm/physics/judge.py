@@ -19,6 +19,7 @@ _OF_THE_RECORD = (
     rates.clock_is_sane,
     amounts.energy_above_idle,
     amounts.energy_agrees_with_power,
+    amounts.energy_agrees_with_external,
     amounts.ratios_within_one,
     learning.tokens_accounted,
     learning.first_loss_is_ignorant,

@@ -6,7 +6,7 @@ import math
 
 from efficientllm.physics.finding import Finding, impossible
 from efficientllm.records.measurement import Measurement
-from efficientllm.records.settings import ModelSettings, PretrainSettings
+from efficientllm.records.settings import ModelSettings, PretrainSettings, VerifySettings
 from efficientllm.records.window import Window
 from efficientllm.units import significant
 
@@ -39,7 +39,7 @@ def tokens_accounted(measurement: Measurement, window: Window) -> list[Finding]:
 def first_loss_is_ignorant(measurement: Measurement, window: Window) -> list[Finding]:
     """From scratch, the loss at step 0 lies near ln(vocabulary) (`first_loss_off`)."""
     loss, vocab_tokens = measurement.figures.get("first_loss"), _vocab_tokens(measurement)
-    scratch = isinstance(measurement.trial.settings, PretrainSettings) and not measurement.trial.parent
+    scratch = isinstance(measurement.trial.settings, PretrainSettings | VerifySettings) and not measurement.trial.parent
     if window.name != "train" or loss is None or vocab_tokens is None or not scratch:
         return []
     expected = math.log(vocab_tokens)

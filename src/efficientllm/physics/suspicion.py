@@ -111,7 +111,7 @@ def settled_at_start(measurement: Measurement) -> list[Finding]:
     waited_s, most_s = measurement.phases_s.get("cool_down", 0.0), measurement.trial.protocol.cool_down_max_s
     if most_s <= 0 or waited_s < most_s:
         return []
-    text = f"the device had not settled after {seconds_text(most_s)} of cool-down"
+    text = f"power and clocks had not settled after {seconds_text(most_s)} of cool-down"
     return [Finding(code="warm_start", text=text)]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -12,12 +12,17 @@ import msgspec
 from efficientllm.errors import RecipeError, did_you_mean
 from efficientllm.recipes.recipe import Recipe, Stage
 from efficientllm.recipes.resolve import resolve
+from efficientllm.recipes.select import choose, results_of
 from efficientllm.records.choice import Choice
+from efficientllm.records.measurement import Measurement
 from efficientllm.records.settings import ModelSettings, Settings
-from efficientllm.records.trial import Trial, make_trial
+from efficientllm.records.trial import Selected, Trial, make_trial
 
 #: What a stage with `from` may still say of the model; all else comes with the artifact.
 _OWN_WITH_FROM = ("dtype", "compile", "heldout_tokens")
+
+#: A stage that tunes counts its seeds from here: a setting chosen by some seeds would look too good on the same ones.
+_TUNING_SEEDS = 1000
 
 
 class Skipped(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,43 +33,95 @@ class Skipped(msgspec.Struct, frozen=True, kw_only=True):
     because: str
 
 
+class Pending(msgspec.Struct, frozen=True, kw_only=True):
+    """A stage whose trials are known only once another one has been measured."""
+
+    stage: str
+    after: str
+
+
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """All trials of a recipe in running order, and what it leaves out."""
+    """All trials of a recipe in running order, as far as they are known, and what it leaves out."""
 
     trials: tuple[Trial, ...]
     skipped: tuple[Skipped, ...] = ()
+    pending: tuple[Pending, ...] = ()
 
 
-def expand(recipe: Recipe, device: str) -> Plan:
+def expand(recipe: Recipe, device: str, done: Mapping[str, Measurement] | None = None) -> Plan:
     """List a recipe's trials on a kind of device.
 
     Round by round: each repeat passes through all stages before the next begins, so that a study that is cut short
-    has whole rounds; inside a stage the techniques stand in the recipe's order.
+    has whole rounds; inside a stage the techniques stand in the recipe's order. A stage that selects from another one
+    comes after all rounds of that, and it and those after it are pending until `done` holds the results: what was
+    listed before is the beginning of what is listed then.
+
+    Args:
+        recipe: what to measure.
+        device: kind of device.
+        done: trial -> its measurement.
 
     Raises:
         RecipeError: a setting out of bounds, a baseline that no trial has, or nothing left to run.
     """
     trials: list[Trial] = []
     skipped: dict[str, Skipped] = {}
-    for repeat in range(recipe.repeats):
-        made: dict[str, list[Trial]] = {}
-        for stage in recipe.stages:
-            cells = list(_stage_trials(recipe, stage, device, repeat, made.get(stage.source, []), skipped))
-            made[stage.name] = cells
-            trials += _ordered(cells, recipe, repeat)
+    made: dict[tuple[str, int], list[Trial]] = {}
+    pending: list[Pending] = []
+    for stages in _segments(recipe.stages):
+        tried = _tried(stages[0], made, done or {})
+        if tried is None or pending:
+            after = stages[0].select.source if stages[0].select else ""
+            pending += [Pending(stage=stage.name, after=after) for stage in stages]
+            continue
+        for repeat in range(max(stage.repeats or recipe.repeats for stage in stages)):
+            for stage in stages:
+                if repeat < (stage.repeats or recipe.repeats):
+                    parents = made.get((stage.source, repeat), [])
+                    cells = list(_stage_trials(recipe, stage, device, repeat, parents, skipped, tried))
+                    made[stage.name, repeat] = cells
+                    trials += _ordered(cells, recipe, repeat)
     if not trials:
         raise RecipeError(f"{recipe.file}: nothing is left to run. Take something out of `skip`.")
     _check_baseline(recipe, trials)
-    return Plan(trials=tuple(trials), skipped=tuple(skipped.values()))
+    return Plan(trials=tuple(trials), skipped=tuple(skipped.values()), pending=tuple(pending))
+
+
+def _segments(stages: Sequence[Stage]) -> list[list[Stage]]:
+    """Part the stages before each one that selects."""
+    parts: list[list[Stage]] = []
+    for stage in stages:
+        if stage.select is not None or not parts:
+            parts.append([])
+        parts[-1].append(stage)
+    return parts
+
+
+def _tried(
+    stage: Stage, made: Mapping[tuple[str, int], list[Trial]], done: Mapping[str, Measurement]
+) -> list[Measurement] | None:
+    """Return what a stage selects from, nothing where it does not select, None where not all is measured."""
+    if stage.select is None:
+        return []
+    return results_of([t for (name, _), cells in made.items() if name == stage.select.source for t in cells], done)
 
 
 def _stage_trials(
-    recipe: Recipe, stage: Stage, device: str, repeat: int, parents: list[Trial], skipped: dict[str, Skipped]
+    recipe: Recipe,
+    stage: Stage,
+    device: str,
+    repeat: int,
+    parents: list[Trial],
+    skipped: dict[str, Skipped],
+    tried: Sequence[Measurement],
 ) -> Iterator[Trial]:
     sources: list[Trial | None] = list(parents) if stage.source else [None]
     for parent, values in itertools.product(sources, _product(stage.axes)):
         settings = _settings(recipe, stage, device, values, parent)
         axes = {**(parent.axes if parent else {}), **_labels(settings, values)}
+        selected = None
+        if stage.select is not None:
+            settings, selected = _selected(recipe, stage, device, values, parent, axes, tried)
         because = _because(stage, axes)
         if because:
             skip = Skipped(stage=stage.name, axes=axes, because=because)
@@ -74,13 +131,35 @@ def _stage_trials(
             settings=settings,
             protocol=recipe.protocol,
             device=device,
-            seed=recipe.seed + repeat,
+            seed=recipe.seed + repeat + (_TUNING_SEEDS if stage.tunes else 0),
             repeat=repeat,
             parent=parent.id if parent else "",
             stage=stage.name,
             axes=axes,
             baseline=_matches(recipe.baseline, axes) if recipe.baseline else False,
+            selected=selected,
         )
+
+
+def _selected(
+    recipe: Recipe,
+    stage: Stage,
+    device: str,
+    values: dict[str, Any],
+    parent: Trial | None,
+    axes: dict[str, str],
+    tried: Sequence[Measurement],
+) -> tuple[Settings, Selected]:
+    """Return the settings with the value that did best, and the evidence; the first one where none can be chosen."""
+    assert stage.select is not None
+    over = stage.select.over
+    source = next(s for s in recipe.stages if s.name == stage.select.source)
+    listed: dict[str, Settings] = {}
+    for value in source.axes[over]:
+        settings = _settings(recipe, stage, device, {**values, over: value}, parent)
+        listed[_labels(settings, {over: value})[over]] = settings
+    selected = choose(stage.select, list(listed), axes, tried)
+    return listed.get(selected.value, next(iter(listed.values()))), selected
 
 
 def _settings(recipe: Recipe, stage: Stage, device: str, values: dict[str, Any], parent: Trial | None) -> Settings:

@@ -12,21 +12,25 @@ import msgspec
 from efficientllm import catalog
 from efficientllm.errors import RecipeError, UnknownNameError, did_you_mean
 from efficientllm.recipes.override import apply_overrides
-from efficientllm.recipes.recipe import ORDERS, Recipe, Stage
+from efficientllm.recipes.recipe import ORDERS, Recipe, Select, Stage
+from efficientllm.recipes.select import completed
 from efficientllm.recipes.yaml import parse_mapping
+from efficientllm.records.choice import Choice
 from efficientllm.records.protocol import PROTOCOLS, Protocol
-from efficientllm.records.settings import SETTINGS
+from efficientllm.records.settings import SETTINGS, Settings
 
 _TOP = ("name", "title", "device", "repeats", "seed", "order", "protocol", "baseline", "stages")
-_STAGE = ("name", "workload", "axes", "from", "per_device", "skip")
+_STAGE = ("name", "workload", "axes", "from", "per_device", "skip", "select", "repeats")
 _DEVICES = ("auto", "cpu", "cuda")
+#: In place of an axis' list: every entry of its folder, so that a new one is covered by being there.
+_ALL = "all"
 
 
 def load_recipe(address: str, overrides: list[str] | None = None) -> Recipe:
     """Read a recipe by the name of a built-in one or by the path of a YAML file.
 
     Args:
-        address: `quickstart`, or `./attention.yaml`.
+        address: `quickstart`, `architecture/quality`, or `./attention.yaml`.
         overrides: `key=value` words of the command line, applied in turn.
 
     Raises:
@@ -38,7 +42,9 @@ def load_recipe(address: str, overrides: list[str] | None = None) -> Recipe:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"cannot read {path}: {error}. Give a YAML file or a built-in recipe.") from error
-    return recipe_from_text(text, path.name, default_name=path.stem, overrides=overrides)
+    built_in = catalog.PACKAGE / catalog.FOLDERS["recipe"]
+    inside = path.relative_to(built_in).with_suffix("").parts if path.is_relative_to(built_in) else (path.stem,)
+    return recipe_from_text(text, path.name, default_name="-".join(inside), overrides=overrides)
 
 
 def recipe_path(address: str) -> Path:
@@ -60,7 +66,9 @@ def recipe_from_text(
     stages = raw["stages"]
     if not isinstance(stages, list) or not stages:
         raise RecipeError(f"{file}: stages: needs a list of at least one stage.")
-    parsed = tuple(_stage(item, i, file) for i, item in enumerate(stages))
+    parsed = tuple(_stage(item, i, file) for i, item in enumerate(completed(stages, file)))
+    tuned = {stage.select.source for stage in parsed if stage.select is not None}
+    parsed = tuple(msgspec.structs.replace(stage, tunes=stage.name in tuned) for stage in parsed)
     _check_sources(parsed, file)
     return Recipe(
         name=_name(raw.get("name", default_name), file),
@@ -96,7 +104,7 @@ def _stage(raw: Any, index: int, file: str) -> Stage:
     name = str(raw.get("name", workload))
     fields = kind.__struct_fields__
     _refuse_unknown(raw, (*_STAGE, *fields), file, f"stages.{name}")
-    axes = _axes(raw.get("axes", {}), fields, file, name)
+    axes = _axes(raw.get("axes", {}), kind, file, name)
     settings = {key: value for key, value in raw.items() if key in fields}
     for key in axes:
         if key in settings:
@@ -109,14 +117,18 @@ def _stage(raw: Any, index: int, file: str) -> Stage:
         source=str(raw.get("from", "")),
         per_device=_per_device(raw.get("per_device", {}), fields, file, name),
         skip=_skips(raw.get("skip", []), file),
+        select=msgspec.convert(raw["select"], Select) if "select" in raw else None,
+        repeats=_whole(raw, "repeats", 0, f"{file}: stages.{name}", 0),
     )
 
 
-def _axes(raw: Any, fields: tuple[str, ...], file: str, stage: str) -> dict[str, tuple[Any, ...]]:
+def _axes(raw: Any, kind: type[Settings], file: str, stage: str) -> dict[str, tuple[Any, ...]]:
     where = f"stages.{stage}.axes"
     if not isinstance(raw, dict):
         raise RecipeError(f"{file}: {where}: expected `key: [values]`, got {raw!r}.")
-    _refuse_unknown({key.partition(".")[0]: 0 for key in raw}, fields, file, where)
+    _refuse_unknown({key.partition(".")[0]: 0 for key in raw}, kind.__struct_fields__, file, where)
+    slots = {field.name for field in msgspec.structs.fields(kind) if field.type is Choice}
+    raw = {key: catalog.names(key) if values == _ALL and key in slots else values for key, values in raw.items()}
     for key, values in raw.items():
         if not isinstance(values, list) or not values:
             raise RecipeError(f"{file}: {where}.{key}: expected a list of at least one value, got {values!r}.")
@@ -149,12 +161,14 @@ def _check_sources(stages: tuple[Stage, ...], file: str) -> None:
     for stage in stages:
         if stage.name in seen:
             raise RecipeError(f"{file}: stages.{stage.name}: two stages have this name. Give each a `name`.")
-        if stage.source and stage.source not in seen:
-            known = ", ".join(seen) or "none"
-            raise RecipeError(
-                f"{file}: stages.{stage.name}.from: no earlier stage {stage.source!r}. "
-                f"{did_you_mean(stage.source, seen)}Earlier stages: {known}."
-            )
+        selects = stage.select.source if stage.select else ""
+        for key, source in (("from", stage.source), ("select.from", selects)):
+            if source and source not in seen:
+                known = ", ".join(seen) or "none"
+                raise RecipeError(
+                    f"{file}: stages.{stage.name}.{key}: no earlier stage {source!r}. "
+                    f"{did_you_mean(source, seen)}Earlier stages: {known}."
+                )
         seen.append(stage.name)
 
 

@@ -70,7 +70,7 @@ def _takes(stage: dict[str, Any], setting: str, *, alone: bool) -> bool:
 def _set(stage: dict[str, Any], setting: str, value: Any) -> None:
     axes = stage.get("axes") or {}
     if setting in axes:
-        stage["axes"] = {**axes, setting: value if isinstance(value, list) else [value]}
+        stage["axes"] = {**axes, setting: value if isinstance(value, list) or value == "all" else [value]}
         return
     head, _, rest = setting.partition(".")
     stage[head] = {**(stage.get(head) or {}), rest: value} if rest else value

@@ -10,6 +10,14 @@ from efficientllm.records.protocol import Protocol
 from efficientllm.records.settings import Settings
 
 
+class Select(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"source": "from"}):
+    """A setting that an earlier stage chooses, for each technique: the value of axis `over` that did best `by`."""
+
+    source: str
+    by: str
+    over: str
+
+
 class Stage(msgspec.Struct, frozen=True, kw_only=True):
     """One stage of a recipe.
 
@@ -19,6 +27,9 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
         source: name of the stage whose artifacts this one takes (`from:` in YAML), or empty.
         per_device: kind of device -> settings that replace the above on it.
         skip: combinations left out; each maps axes to values and says `because`.
+        select: what an earlier stage chooses for this one, which takes that stage's other settings and axes too.
+        repeats: rounds of this stage alone, 0 for the recipe's.
+        tunes: whether a later stage selects from this one; it runs with seeds of its own.
     """
 
     name: str
@@ -28,6 +39,9 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
     source: str = ""
     per_device: dict[str, dict[str, Any]] = {}
     skip: tuple[dict[str, Any], ...] = ()
+    select: Select | None = None
+    repeats: int = 0
+    tunes: bool = False
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):

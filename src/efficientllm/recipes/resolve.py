@@ -11,7 +11,7 @@ import msgspec
 from efficientllm import catalog
 from efficientllm.errors import RecipeError
 from efficientllm.records.choice import Choice
-from efficientllm.records.settings import Settings
+from efficientllm.records.settings import Settings, slot_of
 from efficientllm.registry import file_sha256
 
 
@@ -24,8 +24,8 @@ def resolve(kind: type[Settings], values: dict[str, Any], file: str, where: str)
     """
     plain = dict(values)
     for field in msgspec.structs.fields(kind):
-        if field.type is Choice and field.name in plain:
-            plain[field.name] = _choice(field.name, plain[field.name], f"{file}: {where}.{field.name}")
+        if field.type in (Choice, Choice | None) and plain.get(field.name) is not None:
+            plain[field.name] = _choice(slot_of(field.name), plain[field.name], f"{file}: {where}.{field.name}")
     try:
         return msgspec.convert({**plain, "workload": kind.__struct_config__.tag}, kind)
     except msgspec.ValidationError as error:

@@ -10,8 +10,8 @@ from efficientllm.records.trial import Trial
 from efficientllm.records.window import Caution, Window
 
 #: Version of the stored form; `records.codec` reads this one and every earlier one.
-#: History: 1 = first.
-SCHEMA_VERSION = 1
+#: History: 1 = first; 2 = settings with `preset` and `match`, `ModelFacts.adjusted`.
+SCHEMA_VERSION = 2
 
 #: How a trial or a window can end. All but the last two count as done when a study resumes.
 OUTCOMES = ("ok", "oom", "unsupported", "diverged", "invalid", "crashed", "interrupted")
@@ -26,9 +26,12 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
         parameters_embedding: of the total, the token embedding (and the head, if not tied).
         weight_bytes: resident size of the weights as this trial held them.
         disk_bytes: size of the saved weights, 0 if nothing was saved.
+        adjusted: what `match` chose and held to, empty where it changed nothing: `shape.mlp_width`, `mixer.latent_rank`
+            … the values chosen; `target.parameters_total` … the count of the plain model that they were chosen for.
         cache_bytes_per_token: growth of the decode state a token and a sequence.
         state_bytes: constant decode state a sequence.
         train_flops_per_token: model FLOPs of forward and backward at the training length.
+        implementations: slot -> how it computes on this device, where it has several ways (`mlp`: `grouped`).
     """
 
     parameters_total: int
@@ -36,9 +39,11 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
     parameters_embedding: int
     weight_bytes: int
     disk_bytes: int = 0
+    adjusted: dict[str, float] = {}
     cache_bytes_per_token: float = 0.0
     state_bytes: int = 0
     train_flops_per_token: float = 0.0
+    implementations: dict[str, str] = {}
 
 
 class DataFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,6 +72,7 @@ class Ceilings(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         matmul_peak_flop_per_s, matmul_sustained_flop_per_s: by dtype.
         read_bytes_per_s, copy_bytes_per_s: large working sets; a copy counts what it reads and what it writes.
+        link_bytes_per_s: one direction, to the slowest linked of the other devices; 0 where there is none.
         launch_s: time of the smallest operation.
         idle_power_w: without a context, None where power is not told.
         calibration: id of the measurement they come from.
@@ -76,6 +82,7 @@ class Ceilings(msgspec.Struct, frozen=True, kw_only=True):
     matmul_sustained_flop_per_s: dict[str, float] = {}
     read_bytes_per_s: float = 0.0
     copy_bytes_per_s: float = 0.0
+    link_bytes_per_s: float = 0.0
     launch_s: float = 0.0
     idle_power_w: float | None = None
     calibration: str = ""

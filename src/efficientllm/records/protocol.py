@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 #: Rises with every change that moves a measured value; CHANGELOG's section "Changes the numbers" says how.
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 
 class Protocol(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -20,6 +20,8 @@ class Protocol(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         cool_down_max_s: longest wait for power and clocks to settle, where the device reports them.
         idle_s: how long idle power is watched, where the device reports power.
         sample_interval_s: pause between two looks of the sampler.
+        shared_process: whether trials may run one after another in one process, which saves each some 15 s of
+            imports on a card; what one leaves behind (memory, compiled code) is then there for the next.
     """
 
     name: str = "standard"
@@ -31,6 +33,7 @@ class Protocol(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     cool_down_max_s: float = 15.0
     idle_s: float = 2.0
     sample_interval_s: float = 0.05
+    shared_process: bool = False
 
 
 #: The protocols that a recipe can name.
@@ -45,5 +48,9 @@ PROTOCOLS = {
         cool_down_max_s=0.0,
         idle_s=0.0,
         sample_interval_s=0.02,
+        shared_process=True,
     ),
 }
+
+#: The protocol of `efficientllm.measure`: somebody's own process, as it is; it compares only with its kind.
+INLINE = Protocol(name="inline", cool_down_max_s=0.0, idle_s=0.0)

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from efficientllm.records.choice import Choice, Scalar
+from efficientllm.records.preset import OPEN, fill_slots
 
 # Bounds that no real run comes near: they turn a slip (a negative size, a stray factor of a million) into one line.
 Count = Annotated[int, msgspec.Meta(ge=1, le=10**15)]
@@ -19,6 +20,20 @@ Positive = Annotated[float, msgspec.Meta(gt=0.0, le=1e6)]
 NonNegative = Annotated[float, msgspec.Meta(ge=0.0, le=1e6)]
 Fraction = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
 Dtype = Literal["float32", "bfloat16", "float16"]
+Match = Literal["shape", "params", "flops", "cache"]
+
+
+#: Settings that are filled from another folder than that of their own name.
+_SLOTS = {"outside": "corpus"}
+
+
+def slot_of(field: str) -> str:
+    """Return the kind of entry that fills a setting.
+
+    >>> slot_of("mixer"), slot_of("outside")
+    ('mixer', 'corpus')
+    """
+    return _SLOTS.get(field, field)
 
 
 class Grid(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -32,9 +47,13 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """What every workload on a model can be told: the model, its text and its number format.
 
     Attributes:
-        size: a name of `models.sizes` (`tiny`, `small`, `0.5b` …).
-        shape: fields of `Shape` that replace those of the size.
-        mixer, position, mlp: the decoder's slots.
+        size: a name of `models.sizes` (`tiny`, `small`, `0.5b` …), or one with experts in place of its mlp (`0.5bx8`).
+        preset: the design of the blocks; `modern` is that of Llama and Qwen.
+        shape: fields of `Shape` that replace those of the size and the preset.
+        mixer, position, mlp: the decoder's slots; one that is left open is filled as size, mixer or preset say.
+        match: what is held equal to the plain model of this size (gqa, rope, dense, `modern`): its `shape`, its
+            parameters or its training FLOPs (`params`, `flops`: the mlp's width gives way), or the bytes that a token
+            takes in the cache (`cache`: the mixer's widths give way).
         corpus: the text, for training and for held-out quality.
         tokenizer: `bpe` trains a byte-level BPE of `vocab_tokens` on the corpus; else a folder or hub id.
         dtype: `float32`, `bfloat16` or `float16`; in training, the autocast type over float32 weights.
@@ -44,10 +63,12 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """
 
     size: str = "tiny"
+    preset: Choice = Choice(name="modern")
     shape: dict[str, Scalar] = {}
-    mixer: Choice = Choice(name="gqa")
-    position: Choice = Choice(name="rope")
-    mlp: Choice = Choice(name="dense")
+    mixer: Choice = OPEN
+    position: Choice = OPEN
+    mlp: Choice = OPEN
+    match: Match = "shape"
     corpus: Choice = Choice(name="stdlib")
     tokenizer: str = "bpe"
     vocab_tokens: Annotated[int, msgspec.Meta(ge=257, le=2**24)] = 4096
@@ -55,6 +76,19 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     heldout_tokens: Count = 32768
     sequence_tokens: Length = 256
     compile: bool = False
+
+    def __post_init__(self) -> None:
+        """Fill the slots that were left open, so that settings, and with them every record, say what they are.
+
+        Raises:
+            UserError: no such preset, or one that cannot be used.
+        """
+        if "×" in self.size:  # one spelling, one identity
+            msgspec.structs.force_setattr(self, "size", self.size.replace("×", "x"))
+        chosen = {"mixer": self.mixer, "position": self.position, "mlp": self.mlp}
+        if OPEN in chosen.values():
+            for slot, choice in fill_slots(self.size, self.preset, chosen).items():
+                msgspec.structs.force_setattr(self, slot, choice)
 
 
 class PretrainSettings(ModelSettings, frozen=True, kw_only=True, tag_field="workload", tag="pretrain"):
@@ -67,6 +101,10 @@ class PretrainSettings(ModelSettings, frozen=True, kw_only=True, tag_field="work
         weight_decay, beta1, beta2: of AdamW.
         clip_norm: global gradient norm above which gradients are scaled; 0 turns it off.
         divergence_factor: training ends as `diverged` when the loss exceeds so many times its first value.
+        judged_on: `test` rows of the held-out text, or its `valid` rows, which share no token with them: what a setting
+            is chosen by must not be what it is judged by.
+        outside: a corpus of another kind, whose held-out text is scored too, with the same tokenizer; null for none.
+        target_loss: training loss, in nats a token, whose time, energy and FLOPs are told; 0 for none.
     """
 
     tokens: Count = 1_000_000
@@ -80,6 +118,9 @@ class PretrainSettings(ModelSettings, frozen=True, kw_only=True, tag_field="work
     beta2: Fraction = 0.95
     clip_norm: NonNegative = 1.0
     divergence_factor: Positive = 3.0
+    judged_on: Literal["test", "valid"] = "test"
+    outside: Choice | None = None
+    target_loss: NonNegative = 0.0
 
 
 class InferenceSettings(ModelSettings, frozen=True, kw_only=True, tag_field="workload", tag="inference"):
@@ -94,6 +135,24 @@ class InferenceSettings(ModelSettings, frozen=True, kw_only=True, tag_field="wor
     engine: Choice = Choice(name="native")
     prefill: tuple[Grid, ...] = (Grid(batch=1, tokens=512),)
     decode: tuple[Grid, ...] = (Grid(batch=1, tokens=512),)
+
+
+class VerifySettings(ModelSettings, frozen=True, kw_only=True, tag_field="workload", tag="verify"):
+    """Does this combination compute what it should: against its reference, in training and token by token?
+
+    Attributes:
+        engine: who decodes.
+        rows: sequences of `sequence_tokens` tokens that are compared.
+        decode_tokens: so many of them are decoded one by one.
+        error_bound: relative error above which the combination is invalid, in float32.
+        low_precision_bound: the same in the recipe's own number format, where that is another.
+    """
+
+    engine: Choice = Choice(name="native")
+    rows: Rows = 2
+    decode_tokens: Length = 8
+    error_bound: Positive = 1e-3
+    low_precision_bound: Positive = 3e-2
 
 
 class CalibrateSettings(
@@ -113,9 +172,24 @@ class CalibrateSettings(
     sustained_s: Positive = 10.0
 
 
-Settings = PretrainSettings | InferenceSettings | CalibrateSettings
+class UserSettings(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="workload", tag="user"
+):
+    """A loop of somebody's own code, measured by `efficientllm.measure`; no recipe can ask for it.
 
-#: workload -> its settings.
+    Attributes:
+        name: what its author calls it: its row in a table.
+        dtype: number format of its arithmetic, by which MFU finds its ceiling.
+    """
+
+    name: str
+    dtype: Dtype = "float32"
+
+
+Settings = PretrainSettings | InferenceSettings | VerifySettings | CalibrateSettings | UserSettings
+
+#: workload -> its settings, of those that a recipe can name.
 SETTINGS: dict[str, type[Settings]] = {
-    str(kind.__struct_config__.tag): kind for kind in (PretrainSettings, InferenceSettings, CalibrateSettings)
+    str(kind.__struct_config__.tag): kind
+    for kind in (PretrainSettings, InferenceSettings, VerifySettings, CalibrateSettings)
 }

@@ -10,6 +10,27 @@ from efficientllm.records.protocol import PROTOCOL_VERSION, Protocol
 from efficientllm.records.settings import Settings
 
 
+class Selected(msgspec.Struct, frozen=True, kw_only=True):
+    """The value of a setting that did best in an earlier stage, with its evidence.
+
+    Attributes:
+        stage, by, over: of the recipe's `select`: where it was tried, by what figure, which setting.
+        value: the chosen one, as a label; empty where none could be chosen, then `outcome` says how the stage ended.
+        tried: value -> mean of the figure over the stage's repeats, lower is better.
+        failed: value -> how it ended, for values that cannot be chosen.
+        at_edge: whether the chosen value is the first or the last of those listed, so that a better one may lie beyond.
+    """
+
+    stage: str
+    by: str
+    over: str
+    value: str = ""
+    outcome: str = ""
+    tried: dict[str, float] = {}
+    failed: dict[str, str] = {}
+    at_edge: bool = False
+
+
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
     """One cell of a study, once.
 
@@ -23,6 +44,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
         stage: label; the recipe's stage.
         axes: label; axis -> value, for all axes that led here (those of the parent's stage too).
         baseline: label; whether the recipe names these axes' values as the baseline.
+        selected: label; the choice that set one of the settings, if an earlier stage was to make it.
     """
 
     id: str
@@ -36,6 +58,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     stage: str = ""
     axes: dict[str, str] = {}
     baseline: bool = False
+    selected: Selected | None = None
 
     def technique(self) -> str:
         """Return the row's name: the values of its axes.
@@ -62,6 +85,7 @@ def make_trial(
     stage: str = "",
     axes: dict[str, str] | None = None,
     baseline: bool = False,
+    selected: Selected | None = None,
 ) -> Trial:
     """Build a trial with its id: a hash of what is measured, not of what it is called.
 
@@ -89,6 +113,7 @@ def make_trial(
         stage=stage,
         axes=axes or {},
         baseline=baseline,
+        selected=selected,
     )
 
 

@@ -24,7 +24,7 @@ def markdown(table: StudyTable) -> str:
     title = f": {escape(table.title)}" if table.title else ""
     lines = [f"## {escape(table.study)}{title}", ""]
     lines += [f"- {escape(sentence)}" for sentence in table.verdict]
-    for section in table.sections:
+    for section in (*table.sections, *table.budgets):
         lines += ["", *_section(section, notes)]
     lines += ["", *_notes(table, notes)]
     return "\n".join(lines).rstrip() + "\n"
@@ -89,6 +89,7 @@ def _notes(table: StudyTable, notes: Footnotes) -> Iterator[str]:
     if table.sanity:
         said = ", ".join(f"{name} {significant(value)}" for name, value in table.sanity.items())
         yield f"- bits/byte of the same text by simple models: {escape(said)}"
+    yield from (f"- {escape(choice)}" for choice in table.choices)
     yield from (f"- {escape(environment)}" for environment in table.environments)
     yield from (f"- caution {escape(caution.code)}: {escape(caution.text)}" for caution in table.cautions)
     yield from (f"- left out: {escape(text)}" for text in table.left_out[:_MOST_LEFT_OUT])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from efficientllm.analysis.catalogue import group_of
@@ -61,7 +62,7 @@ def figure_text(column: Column, value: float) -> str:
     >>> figure_text(Column(key="bits_per_byte", title="Bits/byte", unit="bits/byte"), 2.3123)
     '2.312'
     """
-    digits = 4 if group_of(column.key) == "quality" else 3
+    digits = 4 if group_of(column.key) == "quality" or column.unit == "nats/token" else 3
     text = quantity_text(value, column.unit, digits)
     _, _, per = column.unit.partition("/")
     return text.removesuffix(f"/{per}") if per and column.title.lower().endswith(f"/{per}") else text
@@ -118,13 +119,22 @@ def stated_text(row: Row) -> str:
 
     >>> stated_text(Row(technique="mqa", on_front=True, stated={"parameters_total": 4.08e6, "attained": 0.565}))
     '◆ 4.08 M · 56 %'
+    >>> stated_text(Row(technique="moe", stated={"parameters_total": 3.7e6, "parameters_active": 1.2e6}))
+    '3.70 M (1.20 M active)'
     """
     said = []
     if "parameters_total" in row.stated:
-        said.append(count_text(row.stated["parameters_total"]))
+        said.append(_parameters_text(row.stated))
     if "attained" in row.stated:
         said.append(percent_text(row.stated["attained"], 2))
     return " ".join([ON_FRONT] * bool(row.on_front) + [" · ".join(said)]).strip()
+
+
+def _parameters_text(stated: Mapping[str, float]) -> str:
+    """Write the stored parameters, and the active ones where a token does not use all."""
+    total = stated["parameters_total"]
+    active = stated.get("parameters_active", total)
+    return count_text(total) + (f" ({count_text(active)} active)" if active < total else "")
 
 
 def outcome_text(row: Row) -> str:

@@ -52,8 +52,9 @@ def print_table(table: StudyTable, console: Console) -> None:
     for sentence in table.verdict:
         page.item(sentence)
     notes = Footnotes()
-    for lines in _blocks(table.sections, notes, console):
-        page.line(lines)
+    for sections in (table.sections, table.budgets):  # apart: long headings of the one would widen the other
+        for lines in _blocks(sections, notes, console):
+            page.line(lines)
     page.line(Text())
     for reason in notes.reasons:
         page.item(reason, bullet=notes.mark(reason))
@@ -67,6 +68,8 @@ def _print_notes(table: StudyTable, page: Printer) -> None:
     if table.sanity:
         said = ", ".join(f"{name} {significant(value)}" for name, value in table.sanity.items())
         page.item(f"bits/byte of the same text by simple models: {said}", style="dim", bullet="")
+    for choice in table.choices:
+        page.item(choice, style="dim", bullet="")
     for environment in table.environments:
         page.item(environment, style="dim", bullet="")
     for caution in table.cautions:

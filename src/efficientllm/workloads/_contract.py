@@ -54,7 +54,7 @@ class Recorder(Protocol):
         ...
 
     def attempt(self, name: str, coordinates: dict[str, int]) -> AbstractContextManager[None]:
-        """One point of a grid: running out of memory inside ends this point as `oom`, not the trial."""
+        """One point of a grid: running out of memory inside, or `Unsupported`, ends this point and not the trial."""
         ...
 
     def window(

@@ -12,6 +12,7 @@ from efficientllm.data.order import TrainOrder
 from efficientllm.data.packing import TokenFile
 from efficientllm.devices._contract import Device
 from efficientllm.errors import Diverged
+from efficientllm.models import expert_load
 from efficientllm.models.decoder import Decoder
 from efficientllm.records.settings import PretrainSettings
 
@@ -19,7 +20,12 @@ from efficientllm.records.settings import PretrainSettings
 class TrainLoop:
     """AdamW with a cosine schedule over rows drawn in a seeded order; the loss of each step is checked.
 
-    Weights stay in float32; with another dtype the forward pass runs under autocast.
+    Weights stay in float32; with another dtype the forward pass runs under autocast. Auxiliary losses of the model's
+    parts are differentiated with the loss, and stay out of what is returned and checked.
+
+    Attributes:
+        watched: (name, unit) -> what else the last step said: `auxiliary_loss`, `expert_load_max_ratio` (see
+            `models/expert_load.py`), each where the model has it.
     """
 
     def __init__(
@@ -28,12 +34,13 @@ class TrainLoop:
         self.decoder, self.settings = decoder, settings
         self._device, self._text = device, text
         self._order = TrainOrder(text.num_tokens, settings.sequence_tokens, seed)
-        self._model = torch.compile(decoder.loss) if settings.compile else decoder.loss
+        self._losses = torch.compile(decoder.losses) if settings.compile else decoder.losses
         self._optimizer = _adamw(decoder, settings)
         self._rows = settings.micro_batch * settings.accumulation
         self.num_steps = max(1, settings.tokens // (self._rows * settings.sequence_tokens))
         self.steps_done = 0
         self.first_loss = math.nan
+        self.watched: dict[tuple[str, str], float] = {}
 
     @property
     def tokens_seen(self) -> int:
@@ -46,7 +53,7 @@ class TrainLoop:
         return self.num_steps - self.steps_done
 
     def step(self) -> float:
-        """Take one optimiser step; return its mean loss in nats a token.
+        """Take one optimiser step; return its mean loss in nats a token, without auxiliary losses.
 
         Raises:
             Diverged: the loss is not finite, or far above where it began.
@@ -60,21 +67,35 @@ class TrainLoop:
             torch.nn.utils.clip_grad_norm_(self.decoder.parameters(), self.settings.clip_norm)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
+        seen = self._seen(losses)
+        self.decoder.after_step()
         self.steps_done += 1
-        value = float(torch.stack(losses).sum())
+        value, *others = torch.stack(list(seen.values())).tolist()  # all that is read of the device, at once
+        self.watched = dict(zip(list(seen)[1:], others, strict=True))
         self._check(value)
-        return value
+        return float(value)
 
-    def _forward_backward(self, starts: Any) -> torch.Tensor:
+    def _forward_backward(self, starts: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
         rows_BT = self._text.rows(starts, self.settings.sequence_tokens)
         tokens_BT = torch.from_numpy(rows_BT).to(self._device.torch_device(), non_blocking=True)
-        with self._autocast():
-            loss = self._model(tokens_BT[:, :-1], tokens_BT[:, 1:])
-        share = loss / self.settings.accumulation
-        share.backward()
-        return share.detach()
+        with self.autocast():
+            loss, extra = self._losses(tokens_BT[:, :-1], tokens_BT[:, 1:])
+        ((loss if extra is None else loss + extra) / self.settings.accumulation).backward()
+        return loss.detach(), None if extra is None else extra.detach()
 
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+    def _seen(self, losses: list[tuple[torch.Tensor, torch.Tensor | None]]) -> dict[tuple[str, str], torch.Tensor]:
+        """Return the loss first, then what else there is of this step, as scalars on the device."""
+        seen = {("loss", "nats/token"): torch.stack([loss for loss, _ in losses]).mean()}
+        extras = [extra for _, extra in losses if extra is not None]
+        if extras:
+            seen["auxiliary_loss", "nats/token"] = torch.stack(extras).mean()
+        ratio = expert_load.step_max_ratio(self.decoder)
+        if ratio is not None:
+            seen["expert_load_max_ratio", "factor"] = ratio
+        return seen
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """Return the context of the forward pass: autocast to the settings' dtype, nothing for float32."""
         if self.settings.dtype == "float32":
             return contextlib.nullcontext()
         return torch.autocast(self._device.torch_device().type, dtype=getattr(torch, self.settings.dtype))

@@ -79,6 +79,7 @@ def _decode(job: Job, engine: Engine, prepared: Prepared, grid: Grid, device: De
     """Time one further token a sequence, greedy, with the context in the cache (TPOT)."""
     engine.begin(grid.batch, grid.tokens + _DECODE_RUN_TOKENS)
     logits_BV = engine.prefill(_prompt(prepared, grid, device))
+    engine.mark()
     first_B = logits_BV.argmax(-1)
     tokens_B, run_tokens = first_B, 0
 

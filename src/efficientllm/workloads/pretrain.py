@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch
 
 from efficientllm.data.prepare import prepare
+from efficientllm.models import expert_load
 from efficientllm.models.build import build_decoder
 from efficientllm.models.checkpoint import save, weight_file_bytes
 from efficientllm.models.costs import facts, train_work
 from efficientllm.records.settings import PretrainSettings
 from efficientllm.workloads import quality
-from efficientllm.workloads._contract import Job, WorkloadEntry
+from efficientllm.workloads._contract import Job, OpenWindow, WorkloadEntry
 from efficientllm.workloads._training import TrainLoop
 from efficientllm.workloads.cards import copy_cards
 
@@ -21,8 +22,8 @@ _WARM_UP_SHARE = 0.25
 def run(job: Job) -> None:
     """Train one model and judge it; the checkpoint goes to the trial's artifact folder.
 
-    Windows: `curve` (the whole run's loss, every step), `train` (the measured segment: all steps after warm-up),
-    `quality`.
+    Windows: `curve` (the whole run's loss, every step, and what else `TrainLoop.watched` holds), `train` (the measured
+    segment: all steps after warm-up; of a model with experts also how evenly they were used), `quality`.
 
     Raises:
         Diverged: the loss became NaN or exploded.
@@ -42,7 +43,9 @@ def run(job: Job) -> None:
         )
         loop = TrainLoop(decoder, settings, prepared.train, device, job.trial.seed)
     copy_cards(recorder, settings)
-    recorder.model(facts(decoder, getattr(torch, settings.dtype).itemsize, settings.sequence_tokens))
+    with loop.autocast():
+        dtype = getattr(torch, settings.dtype)
+        recorder.model(facts(decoder, dtype.itemsize, settings.sequence_tokens, trains_in=dtype))
     _train(job, loop)
     quality.judge(quality.decoder_scorer(decoder, settings), prepared, settings, device, recorder)
     if job.artifact:
@@ -57,19 +60,27 @@ def _train(job: Job, loop: TrainLoop) -> None:
     with recorder.window("curve", work=work, adaptive=False) as curve:
 
         def step() -> None:
-            loss = loop.step()
-            curve.value("loss", "nats/token", loss)
-            recorder.progress(loop.tokens_seen, settings.tokens, f"loss {loss:.2f}")
+            _note(job, loop, curve, loop.step())
 
         recorder.warm_up(step, max_steps=int(_WARM_UP_SHARE * loop.num_steps))
+        expert_load.reset(loop.decoder)
         with recorder.window("train", work=work, adaptive=False) as window:
             while loop.steps_left:
                 with window.step():
                     loss = loop.step()
-                curve.value("loss", "nats/token", loss)
-                recorder.progress(loop.tokens_seen, settings.tokens, f"loss {loss:.2f}")
+                _note(job, loop, curve, loss)
+            for name, value in expert_load.figures(loop.decoder).items():
+                window.figure(name, value)
     recorder.figure("tokens_fed", loop.tokens_seen)
     recorder.figure("first_loss", loop.first_loss)
+
+
+def _note(job: Job, loop: TrainLoop, curve: OpenWindow, loss: float) -> None:
+    """Take down a step: its loss, what else it said, and how far the run is."""
+    curve.value("loss", "nats/token", loss)
+    for (name, unit), value in loop.watched.items():
+        curve.value(name, unit, value)
+    job.recorder.progress(loop.tokens_seen, loop.settings.tokens, f"loss {loss:.2f}")
 
 
 ENTRY = WorkloadEntry(title="Pretraining to a fixed token budget", run=run)

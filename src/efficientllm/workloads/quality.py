@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from efficientllm.data.prepare import Prepared
+from efficientllm.data.packing import Tokens
+from efficientllm.data.prepare import Prepared, judged_rows, outside_rows
 from efficientllm.devices._contract import Device
 from efficientllm.models.decoder import Decoder
 from efficientllm.records.settings import ModelSettings
@@ -23,15 +24,24 @@ _ROWS_AT_ONCE = 8
 
 
 def judge(scorer: Scorer, prepared: Prepared, settings: ModelSettings, device: Device, recorder: Recorder) -> None:
-    """Score the held-out rows in a `quality` window and set its figures.
+    """Score the held-out rows in a `quality` window, and those of another corpus in a `quality_outside` window.
 
     Every token of a row but the first is predicted from those before it in the row. `heldout_bits_per_byte` divides
     by the UTF-8 bytes of exactly the scored tokens.
     """
-    rows_RT, scored_bytes = prepared.heldout.heldout_rows(settings.sequence_tokens, settings.heldout_tokens)
+    _score(scorer, judged_rows(prepared.heldout, settings), "quality", settings, device, recorder)
+    if prepared.outside is not None:
+        _score(scorer, outside_rows(prepared.outside, settings), "quality_outside", settings, device, recorder)
+
+
+def _score(
+    scorer: Scorer, judged: tuple[Tokens, int], name: str, settings: ModelSettings, device: Device, recorder: Recorder
+) -> None:
+    rows_RT, scored_bytes = judged
     work = Work(tokens=_ROWS_AT_ONCE * settings.sequence_tokens, samples=_ROWS_AT_ONCE)
     nats, count = 0.0, 0
-    with recorder.window("quality", work=work, adaptive=False) as window:
+    # out of memory here leaves the trial's other windows as they are
+    with recorder.attempt(name, {}), recorder.window(name, work=work, adaptive=False) as window:
         for i in range(0, len(rows_RT), _ROWS_AT_ONCE):
             batch_BT = torch.from_numpy(rows_RT[i : i + _ROWS_AT_ONCE]).to(device.torch_device())
             with window.step():

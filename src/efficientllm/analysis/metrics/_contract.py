@@ -19,6 +19,8 @@ GROUPS = ("memory", "compute", "latency", "throughput", "energy", "compression",
 
 TIMED = ("train", "prefill", "decode", "user")
 ALL_WINDOWS = (*TIMED, "quality")
+#: Holds errors against a reference, no time.
+CHECKED = ("verify",)
 
 
 @dataclass(frozen=True)

@@ -103,16 +103,24 @@ def one_token_attention(
     scores_XGS = _scores(q_XGH, k_XSH)
     bias = _one_token_bias(positions, k_BKSH.shape[2], window, fixed)
     if bias is not None:
-        # Not `view(BN1S) + bias`: torch's compiler takes that for another model's attention and rewrites it wrongly.
         alike = bias.shape[:2] == (1, 1)
-        scores_XGS = scores_XGS + (
-            bias[0] if alike else bias.expand(batch, num_heads, -1, -1).reshape(scores_XGS.shape)
-        )
+        scores_XGS = scores_XGS + bias[0] if alike else _add_for_each_head(scores_XGS, bias, batch)
     if is_low_precision(v_XSW.dtype):
         weights_XGS = scores_XGS.softmax(-1, dtype=torch.float32).to(v_XSW.dtype)
     else:
         weights_XGS = scores_XGS.softmax(-1)
     return _weighted_values(weights_XGS, v_XSW, fixed).view(batch, num_heads, -1)
+
+
+def _add_for_each_head(scores_XGS: Tensor, bias_BN1S: Tensor, batch: int) -> Tensor:
+    """Return the scores with each head's bias, which is not repeated first where all rows share it."""
+    scores_BKGS = scores_XGS.unflatten(0, (batch, -1))
+    groups = scores_BKGS.shape[1:3]
+    bias_BNS = bias_BN1S[:, :, 0].expand(-1, groups.numel(), -1)
+    if torch.compiler.is_compiling():
+        # It repeats nothing anyway, and would take the form below for another model's attention and rewrite it wrongly.
+        return torch.add(scores_XGS, bias_BNS.expand(batch, -1, -1).reshape(scores_XGS.shape))
+    return torch.add(scores_BKGS, bias_BNS.unflatten(1, groups)).flatten(0, 1)
 
 
 def _rows_contiguous(x_BKSW: Tensor) -> Tensor:

@@ -62,6 +62,10 @@ class AttentionCache(State):
         """Whether a call with so many new tokens must not look at the host's length."""
         return self.fixed_shapes and num_tokens == 1
 
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Return the parts."""
+        return self.parts
+
     def bytes_per_token(self) -> int:
         """Return the growth a token and a sequence, in bytes."""
         return sum(part.nbytes for part in self.parts) // (self.parts[0].shape[0] * self.max_tokens)

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from efficientllm.errors import EfficientLLMError, Unsupported
+from efficientllm.errors import Unsupported
+from efficientllm.models.checking import run_checks
 from efficientllm.models.mixers._contract import MixerEntry
 from efficientllm.models.mixers._probe import (
     BATCH,
@@ -26,28 +27,15 @@ from efficientllm.models.mixers._probe import (
     same,
     tokens,
 )
+from efficientllm.models.mixers._rewind_checks import fixed_addresses, rewind
 from efficientllm.models.position._contract import Position, positions_of
 
 Check = Callable[[MixerEntry], None]
 
 
 def check(entry: MixerEntry) -> list[tuple[str, str | None]]:
-    """Run all checks and return (what was checked, None or how it failed).
-
-    A mixer that cannot even be built fails its checks with the error's text; other errors are reported the same way,
-    for this is what a person runs on a file that is not finished.
-    """
-    results: list[tuple[str, str | None]] = []
-    for name, function in CHECKS.items():
-        try:
-            function(entry)
-        except (AssertionError, EfficientLLMError) as error:
-            results.append((name, (str(error) or type(error).__name__).partition("\n")[0]))
-        except Exception as error:  # noqa: BLE001 - the file under test may raise anything, and hears of it
-            results.append((name, f"{type(error).__name__}: {error}".partition("\n")[0]))
-        else:
-            results.append((name, None))
-    return results
+    """Run all checks and return (what was checked, None or how it failed)."""
+    return run_checks(CHECKS, entry)
 
 
 def causal(entry: MixerEntry) -> None:
@@ -100,22 +88,6 @@ def long_cache(entry: MixerEntry) -> None:
     state = empty_state(mixer, 1024, fixed=True)
     got = in_chunks(mixer, x, [598, 1, 1], state)
     same(got, expected, "single tokens after 598 others differ from all at once")
-
-
-def rewind(entry: MixerEntry) -> None:
-    """After a rewind the state is as it was at that length."""
-    mixer = make_mixer(entry)
-    x = tokens(20)
-    state = empty_state(mixer, 32, fixed=False)
-    first = in_chunks(mixer, x[:, :13], [13], state)
-    state.mark()
-    first = torch.cat((first, in_chunks(mixer, x[:, 13:], [1, 1, 5], state, start=13)), 1)
-    state.rewind(13)
-    assert state.length == 13, f"rewind(13) leaves a length of {state.length}"
-    again = in_chunks(mixer, x[:, 13:], [1, 6], state, start=13)
-    same(again, first[:, 13:], "tokens after a rewind differ from the first time")
-    state.rewind(0)
-    same(in_chunks(mixer, x, [20], state), first, "tokens after a rewind to 0 differ from the first time")
 
 
 def cache_size(entry: MixerEntry) -> None:
@@ -257,6 +229,7 @@ CHECKS: dict[str, Check] = {
     "chunked prefill equals all at once": chunked,
     "long cache with fixed shapes": long_cache,
     "rewind": rewind,
+    "state at fixed addresses": fixed_addresses,
     "cache as large as it says": cache_size,
     "FLOPs as it says": flops,
     "parameters as it says": parameters,

@@ -9,9 +9,15 @@ Letters of tensor shapes, in all of `models/`:
     H  width of a head              W  width of what is remembered for a token and a head
     R  rank of MLA's latent         P  width of MLA's rotary part
     F  inner width of the mlp       V  vocabulary
+    C  chunks of a sequence         L  tokens of a chunk
+    X  whatever else lies side by side, as the comment beside it says
+
+A recurrent mixer remembers a matrix for each head, BNHW: keys are H wide, values W.
 
 A mixer of your own: subclass `Mixer`, end the file with `ENTRY = MixerEntry(card=..., build=...)`, and run
 `efficientllm check my_mixer.py`, which calls the checks of `_checks.py` that every mixer of this folder passes.
+A mixer that goes with one position encoding only says so at the top of its file, `SLOTS = {"position": "none"}`: that
+one fills the slot where the user names none.
 """
 
 from __future__ import annotations
@@ -20,9 +26,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from efficientllm.models.linear import num_parameters
+from efficientllm.models.part import Part
 from efficientllm.models.position._contract import Position, Positions
 from efficientllm.models.shape import Shape
 from efficientllm.records.card import Card
@@ -53,9 +60,16 @@ class State:
         """
 
     def rewind(self, length: int) -> None:
-        """Forget all tokens from `length` on."""
+        """Forget all tokens from `length` on: 0, a marked length, or, in a cache, any up to the present one.
+
+        Tensors are written in place.
+        """
         assert 0 <= length <= self.length, f"cannot rewind from {self.length} tokens to {length}"
         self.length = length
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Return all tensors that a step reads or writes; each keeps its address as long as the state lives."""
+        return ()
 
     def bytes_per_token(self) -> float:
         """Return how much the state grows for a token and a sequence, in bytes."""
@@ -66,7 +80,7 @@ class State:
         return 0
 
 
-class Mixer(nn.Module):
+class Mixer(Part):
     """A token mixer.
 
     Attributes:
@@ -144,11 +158,14 @@ class MixerEntry:
         card: the technique's claim.
         build: `build(shape, **options)` returns the mixer; its keyword parameters are the options a recipe can set.
         supports: raises `Unsupported`, with the reason, for a shape or a position encoding that it cannot serve.
+        cache_knob: the option of `build`, or else the field of `Shape`, that the cache's bytes grow with in proportion
+            or with a constant beside it; `match: cache` sets it. Empty: no cache that could be fitted.
     """
 
     card: Card
     build: Callable[..., Mixer]
     supports: Callable[[Shape, Position], None] = _anything_goes
+    cache_knob: str = ""
 
 
 def causal_pairs(new_tokens: int, context: int = 0, window: int = 0) -> int:

@@ -7,6 +7,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from efficientllm import registry
+from efficientllm.errors import Unsupported
 from efficientllm.models.initial import initialise
 from efficientllm.models.mixers._contract import Mixer, MixerEntry, State
 from efficientllm.models.position._contract import Position, positions_of
@@ -63,6 +65,21 @@ def position_for(mixer: Mixer) -> Position:
     return RotaryPosition(SHAPE, mixer.rotary_dim) if mixer.rotary_dim else Position()
 
 
+def goes_with(mixer: str, position: str) -> bool:
+    """Whether the mixer of this name can serve the position encoding of this name."""
+    entry: MixerEntry = registry.load("mixer", mixer)
+    try:
+        entry.supports(SHAPE, registry.load("position", position).build(SHAPE, SHAPE.head_dim))
+    except Unsupported:
+        return False
+    return True
+
+
+def position_with(mixer: str) -> str:
+    """Return the position encoding that a mixer is tried with where any will do: rope, or none if it cannot turn."""
+    return "rope" if goes_with(mixer, "rope") else "none"
+
+
 def tokens(length: int) -> Tensor:
     """Return the same random input BTD for the same length."""
     return torch.randn(BATCH, length, SHAPE.width, generator=torch.Generator().manual_seed(length))
@@ -108,17 +125,23 @@ def in_chunks(
 
 def held_bytes(state: State) -> int:
     """Return the bytes of all float tensors that a state refers to, each storage once."""
-    found: dict[int, int] = {}
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage() for tensor in float_tensors(state)}
+    return sum(storage.nbytes() for storage in storages.values())
+
+
+def float_tensors(state: State) -> list[Tensor]:
+    """Return all float tensors that a state refers to."""
+    found: list[Tensor] = []
     waiting: list[object] = [vars(state)]
     seen: set[int] = set()
     while waiting:
         item = waiting.pop()
         if isinstance(item, Tensor) and item.is_floating_point():
-            found[item.untyped_storage().data_ptr()] = item.untyped_storage().nbytes()
+            found.append(item)
         elif id(item) not in seen:
             seen.add(id(item))
             waiting += _inside(item)
-    return sum(found.values())
+    return found
 
 
 def same(got: Tensor, expected: Tensor, otherwise: str) -> None:

@@ -27,7 +27,7 @@ class GroupedQueryAttention(Mixer):
         self.q_rows, self.kv_rows = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
         self.scale = shape.head_dim**-0.5
         self.qkv = Linear(shape.width, self.q_rows + 2 * self.kv_rows, bias=shape.qkv_bias)
-        self.out = Linear(self.q_rows, shape.width, writes_residual=True)
+        self.out = Linear(self.q_rows, shape.width, bias=shape.out_bias, writes_residual=True)
         if shape.qk_norm:
             self.q_norm = RMSNorm(shape.head_dim, shape.norm_eps)
             self.k_norm = RMSNorm(shape.head_dim, shape.norm_eps)
@@ -131,4 +131,5 @@ ENTRY = MixerEntry(
         note="against multi-head attention",
     ),
     build=GroupedQueryAttention,
+    cache_knob="head_dim",
 )

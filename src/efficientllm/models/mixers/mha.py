@@ -24,4 +24,5 @@ ENTRY = MixerEntry(
         note="the baseline of the others",
     ),
     build=multi_head_attention,
+    cache_knob="head_dim",
 )

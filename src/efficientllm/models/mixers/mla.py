@@ -48,7 +48,7 @@ class MultiHeadLatentAttention(Mixer):
         self.down = Linear(shape.width, sum(self.parts), bias=shape.qkv_bias)
         self.latent_norm = RMSNorm(self.latent_rank, shape.norm_eps)
         self.up = Linear(self.latent_rank, self.num_heads * (self.nope_dim + self.value_dim))
-        self.out = Linear(self.num_heads * self.value_dim, shape.width, writes_residual=True)
+        self.out = Linear(self.num_heads * self.value_dim, shape.width, bias=shape.out_bias, writes_residual=True)
 
     def forward(
         self, x_BTD: Tensor, positions: Positions, state: State | None = None, sequence_ids_BT: Tensor | None = None
@@ -161,6 +161,15 @@ def _count(name: str, value: int | None, default: int) -> int:
 def _supports(shape: Shape, position: Position) -> None:
     if shape.qk_norm:
         raise Unsupported("mla normalises its latent, not each head's query and key: shape.qk_norm has no place in it")
+    if shape.rotary_share < 1:
+        raise Unsupported(
+            "mla sets the part of a head that turns with its option rope_dim: set shape.rotary_share to 1 with it"
+        )
+    if position.biases_scores:
+        raise Unsupported(
+            "mla carries positions in one rotary key that all heads share and cache; an encoding that biases each "
+            "head's scores takes that key's place and leaves no mla: choose rope, or mha, gqa or mqa"
+        )
 
 
 ENTRY = MixerEntry(
@@ -173,4 +182,5 @@ ENTRY = MixerEntry(
     ),
     build=MultiHeadLatentAttention,
     supports=_supports,
+    cache_knob="latent_rank",
 )

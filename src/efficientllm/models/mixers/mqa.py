@@ -24,4 +24,5 @@ ENTRY = MixerEntry(
         note="against multi-head attention",
     ),
     build=multi_query_attention,
+    cache_knob="head_dim",
 )

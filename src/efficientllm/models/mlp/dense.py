@@ -17,8 +17,8 @@ class GatedMlp(Mlp):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.shape = shape
-        self.gate_up = Linear(shape.width, 2 * shape.mlp_width)
-        self.down = Linear(shape.mlp_width, shape.width, writes_residual=True)
+        self.gate_up = Linear(shape.width, 2 * shape.mlp_width, bias=shape.mlp_bias)
+        self.down = Linear(shape.mlp_width, shape.width, bias=shape.mlp_bias, writes_residual=True)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Return what is added to the residual stream, BTD."""

@@ -4,6 +4,10 @@
     rotate      turns queries and keys, in each layer                       (rope)
     score_bias  adds to the attention scores, in each layer                 (relative biases)
 
+An encoding of your own: subclass `Position`, end the file with `ENTRY = PositionEntry(card=..., build=...)`, and run
+`efficientllm check my_position.py`, which calls the checks of `_checks.py` that every encoding of this folder passes.
+Tables that are trained are our `Embedding` (linear.py): it is drawn from the seed, by its own name.
+
 The decoder asks `at(index_BT, dtype)` once a forward pass and hands the `Positions` it gets to all layers, so that what
 is the same for all of them (angles, masks) is computed once.
 
@@ -14,10 +18,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from efficientllm.errors import Unsupported
+from efficientllm.models.linear import num_parameters
 from efficientllm.records.card import Card
 
 
@@ -26,11 +33,17 @@ class Position(nn.Module):
 
     Attributes:
         biases_scores: whether `score_bias` returns something; a mixer that cannot add it refuses in `supports`.
+        rotates: whether `rotate` turns queries and keys; a mixer that has none refuses in `supports`.
         family: whether Llama-family checkpoints have this encoding.
+        absolute: whether a text reads differently when all its positions move on by the same number.
+        max_positions: how many positions there are; 0 = no end.
     """
 
     biases_scores = False
+    rotates = False
     family = False
+    absolute = False
+    max_positions: int = 0
 
     def embed(self, x_BTD: Tensor, index_BT: Tensor) -> Tensor:
         """Return the token vectors with their positions added."""
@@ -47,6 +60,35 @@ class Position(nn.Module):
     def score_bias(self, index_BT: Tensor, key_index_BS: Tensor) -> Tensor | None:
         """Return what is added to the scaled scores, broadcastable to BNTS, or None."""
         return None
+
+    def restore(self) -> None:
+        """Make again what a cast would blur or a move would lose: buffers that no checkpoint holds."""
+
+    def check_length(self, num_tokens: int) -> None:
+        """Refuse a sequence that is longer than the positions reach.
+
+        Raises:
+            Unsupported: it is.
+        """
+        if self.max_positions and num_tokens > self.max_positions:
+            raise Unsupported(
+                f"{num_tokens} tokens exceed the {self.max_positions} positions that there are: "
+                "raise shape.max_positions or choose a position encoding without an end"
+            )
+
+    def num_parameters(self) -> int:
+        """Return how many parameters it stores."""
+        return num_parameters(self)
+
+    def read_parameters(self, num_positions: int) -> int:
+        """Return the fewest parameters that must be read to serve so many different positions."""
+        return self.num_parameters()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        """Move or cast the module, then make its tables again."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.restore()
+        return self
 
     def at(self, index_BT: Tensor, dtype: torch.dtype) -> Positions:
         """Return the hooks bound to these positions, with numbers of `dtype`, for one forward pass."""
@@ -83,7 +125,10 @@ class Positions:
 
 @dataclass(frozen=True)
 class PositionEntry:
-    """A position encoding's entry: `build(shape, rotary_dim, **options)`; the mixer turns `rotary_dim` of a head."""
+    """A position encoding's entry: `build(shape, rotary_dim, **options)`; the mixer turns `rotary_dim` of a head.
+
+    `build` raises `Unsupported`, with the reason, for a shape that it cannot serve.
+    """
 
     card: Card
     build: Callable[..., Position]

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from efficientllm.errors import Unsupported
 from efficientllm.models.position._contract import Position, PositionEntry
 from efficientllm.models.shape import Shape
 from efficientllm.records.card import Card
 
 
 class RotaryPosition(Position):
-    """Turns each pair (i, i + H/2) of a head by position * theta^(-2i/H): the convention of Llama and Qwen."""
+    """Turns each pair (i, i + H/2) of a head by position * theta^(-2i/H): the convention of Llama and Qwen.
 
+    With `shape.rotary_share` below 1 the same is done to the first numbers of a head alone (GPT-NeoX), H being theirs.
+    """
+
+    rotates = True
     family = True
 
     def __init__(self, shape: Shape, rotary_dim: int) -> None:
         super().__init__()
-        self.shape, self.rotary_dim = shape, rotary_dim
-        self.register_buffer("frequencies", inverse_frequencies(shape, rotary_dim), persistent=False)
+        self.shape, self.rotary_dim = shape, int(rotary_dim * shape.rotary_share)
+        self.partial = self.rotary_dim < rotary_dim
+        if self.rotary_dim % 2 or (self.partial and not self.rotary_dim):
+            raise Unsupported(_odd(shape, rotary_dim, self.rotary_dim))
+        self.register_buffer("frequencies", inverse_frequencies(shape, self.rotary_dim), persistent=False)
         self.frequencies: Tensor
 
     def prepare(self, index_BT: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -34,17 +40,26 @@ class RotaryPosition(Position):
     def rotate(self, q_BNTH: Tensor, k_BKTH: Tensor, prepared: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """Return both turned."""
         cosine, sine = prepared
+        if self.partial:
+            return self._turn_part(q_BNTH, cosine, sine), self._turn_part(k_BKTH, cosine, sine)
         return _turn(q_BNTH, cosine, sine), _turn(k_BKTH, cosine, sine)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        """Move or cast the module, but never the frequencies' precision: in bfloat16 far positions would blur."""
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+    def restore(self) -> None:
+        """Keep the frequencies in float32: in bfloat16 far positions would blur."""
         self.frequencies = inverse_frequencies(self.shape, self.rotary_dim).to(self.frequencies.device)
-        return self
+
+    def _turn_part(self, x_BNTH: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+        turned, rest = x_BNTH[..., : self.rotary_dim], x_BNTH[..., self.rotary_dim :]
+        return torch.cat((_turn(turned, cosine, sine), rest), -1)
 
 
 def _turn(x_BNTH: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     return torch.addcmul(x_BNTH * cosine, x_BNTH.roll(x_BNTH.shape[-1] // 2, -1), sine)
+
+
+def _odd(shape: Shape, rotary_dim: int, turned: int) -> str:
+    share = f" (shape.rotary_share {shape.rotary_share:g} of {rotary_dim})" if shape.rotary_share < 1 else ""
+    return f"rope turns pairs: {turned} numbers of a head{share} are no pairs; choose an even width or another position"
 
 
 def inverse_frequencies(shape: Shape, rotary_dim: int) -> Tensor:

@@ -1,0 +1,42 @@
+"""The plain layer of older decoders: two matrices with a GELU between them."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from efficientllm.models.linear import Linear
+from efficientllm.models.mlp._contract import Mlp, MlpEntry
+from efficientllm.models.shape import Shape
+from efficientllm.records.card import Card
+
+
+class GeluMlp(Mlp):
+    """down(gelu(up(x))), with biases where `shape.mlp_bias` says so."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.up = Linear(shape.width, shape.mlp_width, bias=shape.mlp_bias)
+        self.down = Linear(shape.mlp_width, shape.width, bias=shape.mlp_bias, writes_residual=True)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        """Return what is added to the residual stream, BTD."""
+        out_BTD: Tensor = self.down(F.gelu(self.up(x_BTD)))
+        return out_BTD
+
+    def model_flops(self, num_tokens: int) -> float:
+        """Return two operations for each weight and token."""
+        return num_tokens * (self.up.flops_per_token() + self.down.flops_per_token())
+
+
+ENTRY = MlpEntry(
+    card=Card(
+        title="Plain GELU feed-forward layer",
+        source="arXiv:1606.08415",
+        improves=("latency",),
+        costs=("quality",),
+        note="against the gated layer; two products in place of three",
+    ),
+    build=GeluMlp,
+)

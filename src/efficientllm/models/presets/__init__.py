@@ -1,0 +1,1 @@
+"""Whole designs of a decoder's blocks, one file each. Needs no torch."""
