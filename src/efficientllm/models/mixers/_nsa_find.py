@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 #: Widest head, and most query heads of a key/value head, whose tiles fit into the shared memory of all devices.
-MAX_HEAD_DIM, MAX_GROUP = 128, 64
+MAX_HEAD_DIM, MAX_GROUP = 128, 32
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 

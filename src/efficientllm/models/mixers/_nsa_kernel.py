@@ -241,7 +241,7 @@ def aot_cases() -> Iterator[KernelCase]:
     for name in ("0.5b", "1.5b", "3b"):
         shape = resolve_shape(ModelSettings(size=name), vocab_tokens=2)
         layouts.add((shape.num_heads // shape.num_kv_heads, shape.head_dim, "bf16"))
-    layouts |= {(64, 128, "bf16"), (64, 128, "fp32")}
+    layouts |= {(32, 128, "bf16"), (32, 128, "fp32")}
     for group, head_dim, number in sorted(layouts):
         for function in (forward, backward_queries, backward_keys, sum_pieces):
             yield _case(function, group, head_dim, number)
