@@ -100,14 +100,16 @@ def decode_error(mixer: str, dtype: str, device: Device) -> tuple[float, float]:
     return worst, sorted(times)[50]
 
 
-def layer_errors(mixer: str, dtype: torch.dtype) -> tuple[float, float, str, str]:
+def layer_errors(
+    mixer: str, dtype: torch.dtype, size: str = "tiny", tokens: int = TOKENS
+) -> tuple[float, float, str, str]:
     """Return relative errors of one layer's result and of its worst gradient, whose that is, and what computed it."""
-    (plain, position), (fast, _) = _layer(mixer, dtype), _layer(mixer, dtype)
+    (plain, position), (fast, _) = layer_of(mixer, dtype, size), layer_of(mixer, dtype, size)
     plain.float()
     width = plain.shape.width
     generator = torch.Generator().manual_seed(2)
-    x_BTD, pull_BTD = (torch.randn(ROWS, TOKENS, width, generator=generator).cuda() for _ in range(2))
-    index_BT = torch.arange(TOKENS, device="cuda")[None]
+    x_BTD, pull_BTD = (torch.randn(ROWS, tokens, width, generator=generator).cuda() for _ in range(2))
+    index_BT = torch.arange(tokens, device="cuda")[None]
     results = []
     for layer, call in ((plain, plain.reference), (fast, fast)):
         kind = next(layer.parameters()).dtype
@@ -123,10 +125,10 @@ def layer_errors(mixer: str, dtype: torch.dtype) -> tuple[float, float, str, str
     return _error(got, wanted), errors[worst], worst, fast.implementation(dtype, gradients=True)
 
 
-def _layer(mixer: str, dtype: torch.dtype) -> tuple[Mixer, Position]:
-    """Return a mixer of the tiny model on the device, rough enough for faults to show, and its position encoding."""
+def layer_of(mixer: str, dtype: torch.dtype, size: str = "tiny") -> tuple[Mixer, Position]:
+    """Return a mixer of a size on the device, rough enough for faults to show, and its position encoding."""
     choice, position = Choice(name=mixer), Choice(name=position_with(mixer))
-    settings = ModelSettings(mixer=choice, position=position, shape={"num_layers": 1})
+    settings = ModelSettings(size=size, mixer=choice, position=position, shape={"num_layers": 1})
     decoder = assemble(resolve_shape(settings, VOCAB_TOKENS), settings, device="cpu", dtype=torch.float32)
     initialise(decoder, 0, 1)
     generator = torch.Generator().manual_seed(3)
