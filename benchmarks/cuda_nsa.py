@@ -2,9 +2,9 @@
 
     python benchmarks/cuda_nsa.py
 
-Prints, for 14/2 heads of 64 (0.5b), 12/2 of 128 (1.5b) and 16/2 of 128 (3b), the relative errors of the selected branch's
-kernels at the same choice of blocks, and of the whole mixer in float32; then milliseconds of forward and backward of one
-layer beside grouped-query attention. Exits with 1 if an error is above its bound.
+Prints, for 14/2 heads of 64 (0.5b), 12/2 of 128 (1.5b) and 16/2 of 128 (3b), the relative errors of the selected
+branch's kernels at the same choice of blocks and of the whole mixer in float32, then milliseconds of forward and backward
+of one layer beside grouped-query attention. Exits with 1 if an error is above its bound.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import time
 from collections.abc import Callable
 
 import torch
-from cuda_check import BOUNDS, GRADIENT_BOUNDS, layer_errors, layer_of
 from torch import Tensor
 
+from cuda_check import BOUNDS, GRADIENT_BOUNDS, layer_errors, layer_of
 from efficientllm.models.mixers._nsa_blocks import Blocks
 from efficientllm.models.mixers._nsa_branches import selected_branch
 from efficientllm.models.mixers._nsa_kernel_op import selected_attention
