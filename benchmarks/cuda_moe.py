@@ -49,7 +49,7 @@ PATH_CASES = [
     for dtype in BOUNDS
     for path in ("grouped", "split", "gathered", "masked")
     if not (dtype == "float32" and path == "grouped")  # which takes bfloat16 alone
-    for number in (1, 37, 1000)
+    for number in ((1, 3) if path == "gathered" else (1, 37, 1000))  # which is for steps of a few tokens
     for skewed in (False, True)
 ]
 
@@ -151,6 +151,9 @@ def compile_case() -> bool:
     results = []
     for compiled in (False, True):
         decoder = build_decoder(settings, vocab_tokens=VOCAB_TOKENS, seed=0, device="cuda")
+        with torch.no_grad():  # routers so decided that no rounding tips a choice: that would be no fault of the graph
+            for block in decoder.blocks:
+                block.mlp.router.linear.weight.mul_(10.0)
         run = torch.compile(decoder.losses, fullgraph=True) if compiled else decoder.losses
         for _ in range(3):
             decoder.zero_grad()

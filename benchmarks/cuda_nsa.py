@@ -3,8 +3,8 @@
     python benchmarks/cuda_nsa.py
 
 Prints, for 14/2 heads of 64 (0.5b), 12/2 of 128 (1.5b) and 16/2 of 128 (3b), the relative errors of the selected
-branch's kernels at the same choice of blocks and of the whole mixer in float32, then milliseconds of forward and backward
-of one layer beside grouped-query attention. Exits with 1 if an error is above its bound.
+branch's kernels at the same choice of blocks and of the whole mixer in float32; then milliseconds of forward and
+backward of one layer beside grouped-query attention. Exits with 1 if an error is above its bound.
 """
 
 from __future__ import annotations
