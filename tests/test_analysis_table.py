@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from efficientllm.analysis.examples import VARIANTS, example_study
 from efficientllm.analysis.leaderboard import study_table
 from efficientllm.analysis.select import select
+from efficientllm.analysis.verdict import _ended_alike
 from efficientllm.records.choice import Choice
 from efficientllm.records.environment import make_environment
 from efficientllm.records.measurement import Measurement
@@ -315,3 +316,9 @@ def test_ten_thousand_records_are_one_table():
             for m in study for i in range(100)]  # fmt: skip
     assert len(many) == 10_000
     assert [len(row.measurements) for row in study_table("q", many).sections[0].rows] == [2500] * 4
+
+
+def test_many_rows_that_ended_alike_are_counted_in_the_verdict_and_few_are_named():
+    few, many = ({f"row {i}": ["decode"] for i in range(count)} for count in (4, 5))
+    assert _ended_alike("is not supported", few) == [f"row {i} is not supported in decode" for i in range(4)]
+    assert _ended_alike("is not supported", many) == ["5 rows are not supported in decode (the tables' ends say why)"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from efficientllm.analysis.catalogue import group_of
 from efficientllm.analysis.metrics._contract import GROUPS
@@ -56,6 +56,10 @@ def _chosen(sections: Sequence[Section]) -> list[Section]:
         elif any(row.cells for row in section.rows):
             kinds.setdefault(kind, section)
     return list(kinds.values())[:_MOST_SECTIONS]
+
+
+#: So many rows that ended alike are named in the verdict.
+_MOST_NAMED = 4
 
 
 def _comparisons(sections: Sequence[Section]) -> list[str]:
@@ -157,17 +161,33 @@ def _first(section: Section, column: Column) -> set[str]:
 
 
 def _failures(sections: Sequence[Section]) -> list[str]:
-    """Say in one sentence what ended otherwise, and where."""
-    failed: dict[str, list[str]] = {}
+    """Say in one sentence what ended otherwise, and where; many that ended alike are counted, not named."""
+    failed: dict[str, dict[str, list[str]]] = {}
     for section in sections:
         for row in section.rows:
             if row.outcome in _ENDED:
-                what = f"{row.technique} {_ENDED[row.outcome]}"
-                failed.setdefault(what, []).append(where(section.stage, section.window))
-    if not failed:
-        return []
-    said = "; ".join(f"{what} in {' and '.join(dict.fromkeys(places))}" for what, places in failed.items())
-    return [f"{said}."]
+                places = failed.setdefault(_ENDED[row.outcome], {}).setdefault(row.technique, [])
+                places.append(where(section.stage, section.window))
+    said = [text for ended, rows in failed.items() for text in _ended_alike(ended, rows)]
+    return [f"{'; '.join(said)}."] if said else []
+
+
+def _ended_alike(ended: str, rows: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return a clause for each row, or one for all of them where they are too many to read."""
+    if len(rows) <= _MOST_NAMED:
+        return [f"{name} {ended} in {' and '.join(dict.fromkeys(places))}" for name, places in rows.items()]
+    places = dict.fromkeys(place for of_row in rows.values() for place in of_row)
+    return [f"{len(rows)} rows {_plural(ended)} in {' and '.join(places)} (the tables' ends say why)"]
+
+
+def _plural(ended: str) -> str:
+    """Say of several rows what is said of one.
+
+    >>> _plural("is not supported"), _plural("ran out of memory")
+    ('are not supported', 'ran out of memory')
+    """
+    first, _, rest = ended.partition(" ")
+    return f"{ {'is': 'are', 'was': 'were'}.get(first, first) } {rest}".rstrip()
 
 
 def _absences(sections: Sequence[Section]) -> list[str]:
