@@ -66,9 +66,12 @@ def _comparisons(sections: Sequence[Section]) -> list[str]:
     """Return a sentence for each section, or a single one where there are too few repeats to compare anything."""
     rounds = max((_rounds(section) for section in sections), default=0)
     if 0 < rounds < FEWEST_ROUNDS:
-        times = "repeat" if rounds == 1 else "repeats"
-        return [f"{rounds} {times} cannot tell any difference: measure {FEWEST_ROUNDS} at least."]
+        return [f"{_repeats(rounds)} cannot tell any difference: measure {FEWEST_ROUNDS} at least."]
     return [text for section in sections if (text := _section_sentence(section))]
+
+
+def _repeats(rounds: int) -> str:
+    return f"{rounds} repeat" if rounds == 1 else f"{rounds} repeats"
 
 
 def _rounds(section: Section) -> int:
@@ -89,7 +92,7 @@ def _section_sentence(section: Section) -> str:
         return f"{place}, against {baseline.technique}: {'; '.join(parts[:3])}."
     rounds = _rounds(section)
     names = ", ".join(row.technique for row in others)
-    return f"{place}: {rounds} repeats cannot tell {names} from {baseline.technique}."
+    return f"{place}: {_repeats(rounds)} cannot tell {names} from {baseline.technique}."
 
 
 def _fastest_first(section: Section, rows: Sequence[Row]) -> list[Row]:
