@@ -115,6 +115,10 @@ def test_a_window_carries_the_bound_or_the_reason():
     figures = window_figures(samples_with(meter_at(900.0)), 5, 15, idle_power_w=(100.0,), external_idle_w=350.0)[1]
     assert figures["energy_systematic_bound_ratio"] == pytest.approx(0.1)
     assert figures["external_power_mean_w"] == pytest.approx(900.0)
+    figures = window_figures(samples_with(meter_at(630.0, "device")), 5, 15)[1]  # which needs no idle power
+    assert figures["energy_systematic_bound_ratio"] == pytest.approx(0.05)
+    absent = window_figures(samples_with(meter_at(900.0)), 5, 15)[2]
+    assert "idle power was not measured" in absent["energy_systematic_bound_ratio"]
     absent = window_figures(samples_with(None), 5, 15, idle_power_w=(100.0,))[2]
     assert "--external" in absent["energy_systematic_bound_ratio"]
 

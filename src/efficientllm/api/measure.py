@@ -69,7 +69,8 @@ def measure(
         results: folder of all results.
         study: the study in it that the loop belongs to.
         baseline: whether the study's other loops are compared with this one.
-        external: a wall or BMC meter's file, to bound the systematic error of energy.
+        external: an external meter's file, to bound the systematic error of energy; it must be of the device itself
+            (`# scope: device`), since a machine's needs the idle time that only a recipe's trials have.
 
     Raises:
         UserError: no such device, results that cannot be written, or no step beyond the warm-up.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import msgspec
 
 from efficientllm.errors import ResultsError
@@ -19,16 +21,9 @@ def store(study: Study, measurement: Measurement) -> Measurement:
     try:
         study.write(measurement)
     except ResultsError as error:
-        bare = msgspec.structs.replace(
+        measurement = msgspec.structs.replace(
             measurement, outcome="crashed", reason=f"measured, but not stored: {error}", windows=(), cautions=()
         )
-        return _store_bare(study, bare)
+        with contextlib.suppress(ResultsError):  # no room for even that: what is returned says so all the same
+            study.write(measurement)
     return measurement
-
-
-def _store_bare(study: Study, bare: Measurement) -> Measurement:
-    try:
-        study.write(bare)
-    except ResultsError:
-        return bare
-    return bare

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -24,7 +23,7 @@ from efficientllm.data.prepare import prepare
 from efficientllm.devices._contract import Device
 from efficientllm.devices.choose import open_device
 from efficientllm.errors import DeviceBusy
-from efficientllm.meters.external import read_meter
+from efficientllm.meters.external import WallClock, read_meter
 from efficientllm.models.shape import resolve_shape
 from efficientllm.recipes.expand import Plan, expand
 from efficientllm.recipes.recipe import Recipe
@@ -234,7 +233,7 @@ class StudyRun:
             environment=self._environments[trial.id],
             outcome=outcome,
             reason=reason,
-            started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            started_at=WallClock.now().text(),
             software_version=efficientllm.__version__,
         )
 

@@ -132,7 +132,13 @@ def with_external(samples: Samples, file: Path | None, begin: WallClock) -> Samp
 
 
 def external_figures(
-    external: Series, begin_s: float, end_s: float, *, own_w: float, own_idle_w: float, external_idle_w: float | None
+    external: Series,
+    begin_s: float,
+    end_s: float,
+    *,
+    own_w: float,
+    own_idle_w: float | None,
+    external_idle_w: float | None,
 ) -> dict[str, float]:
     """Return `external_energy_j` and `energy_systematic_bound_ratio`, how far our energy may be off at most.
 
@@ -145,7 +151,7 @@ def external_figures(
         begin_s: the window's begin.
         end_s: the window's end.
         own_w: our mean power of the window.
-        own_idle_w: our idle power.
+        own_idle_w: our idle power, None if it was not measured; a meter of the device needs none.
         external_idle_w: the meter's mean over the same idle time, None if it saw none.
 
     Raises:
@@ -157,6 +163,8 @@ def external_figures(
     seen_w = mean(external, begin_s, end_s)
     if external.source.endswith("(scope: device)"):
         return figures | {"energy_systematic_bound_ratio": seen_w / own_w - 1}
+    if own_idle_w is None:
+        raise NotCovered("idle power was not measured before the window")
     if external_idle_w is None:
         raise NotCovered("the external meter did not see the device idle")
     if own_w - own_idle_w < _LEAST_RISE_W:

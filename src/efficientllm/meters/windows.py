@@ -132,8 +132,8 @@ def _add_external(
     bound, own_w = "energy_systematic_bound_ratio", figures.get("power_mean_w")
     if own_w is None:
         return
-    if meter is None or not idle_power_w:
-        absent[bound] = external.NO_METER if meter is None else "idle power was not measured before the window"
+    if meter is None:
+        absent[bound] = external.NO_METER
         return
     compare = partial(
         external.external_figures,
@@ -141,7 +141,7 @@ def _add_external(
         begin_s,
         end_s,
         own_w=own_w,
-        own_idle_w=sum(idle_power_w) / len(idle_power_w),
+        own_idle_w=sum(idle_power_w) / len(idle_power_w) if idle_power_w else None,
         external_idle_w=external_idle_w,
     )
     _take(figures, absent, bound, compare)
