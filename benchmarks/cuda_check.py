@@ -25,7 +25,8 @@ from efficientllm.models.mixers._probe import position_with
 from efficientllm.models.position._contract import Position
 from efficientllm.models.shape import resolve_shape
 from efficientllm.records.choice import Choice
-from efficientllm.records.settings import InferenceSettings, ModelSettings
+from efficientllm.records.model_settings import ModelSettings
+from efficientllm.records.settings import InferenceSettings
 
 VOCAB_TOKENS, PROMPT, STEPS = 2048, 100, 20
 #: Rows and tokens of the training check; no chunk or block size divides the tokens.

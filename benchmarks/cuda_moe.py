@@ -23,7 +23,8 @@ from efficientllm.models.initial import initialise
 from efficientllm.models.mlp.moe import MixtureOfExperts
 from efficientllm.models.shape import resolve_shape
 from efficientllm.records.choice import Choice
-from efficientllm.records.settings import InferenceSettings, ModelSettings
+from efficientllm.records.model_settings import ModelSettings
+from efficientllm.records.settings import InferenceSettings
 
 #: ‖out − reference‖ / ‖reference‖ that the number format explains (tf32 off).
 BOUNDS = {"float32": 1e-5, "bfloat16": 2e-2}

@@ -22,7 +22,8 @@ from efficientllm.models.build import build_decoder
 from efficientllm.models.costs import train_work
 from efficientllm.models.mixers._probe import position_with
 from efficientllm.records.choice import Choice
-from efficientllm.records.settings import InferenceSettings, ModelSettings
+from efficientllm.records.model_settings import ModelSettings
+from efficientllm.records.settings import InferenceSettings
 
 VOCAB_TOKENS, ROUNDS, STEPS, TRAIN_STEPS = 2048, 8, 25, 2
 

@@ -21,7 +21,7 @@ from efficientllm.models.mixers._contract import Mixer
 from efficientllm.models.mixers._recurrent import RecurrentMixer
 from efficientllm.models.position._contract import Position, positions_of
 from efficientllm.models.shape import resolve_shape
-from efficientllm.records.settings import ModelSettings
+from efficientllm.records.model_settings import ModelSettings
 
 ROWS, ROUNDS = 4, 5
 

@@ -18,7 +18,7 @@ from efficientllm.models.mixers.mamba2 import Mamba2
 from efficientllm.models.mixers.rwkv7 import Rwkv7
 from efficientllm.records.card import Card
 from efficientllm.records.choice import Choice
-from efficientllm.records.settings import ModelSettings
+from efficientllm.records.model_settings import ModelSettings
 
 MIXERS = catalog.names("mixer")
 

@@ -16,7 +16,7 @@ from efficientllm.models.mixers._recurrent import RecurrentMixer, RecurrentState
 from efficientllm.models.mixers._runs import Runs
 from efficientllm.models.position._contract import Position, positions_of
 from efficientllm.records.choice import Choice
-from efficientllm.records.settings import ModelSettings
+from efficientllm.records.model_settings import ModelSettings
 
 NAMES = ["mamba2", "gated_deltanet", "rwkv7"]
 

@@ -20,7 +20,8 @@ from efficientllm.models.build import build_decoder, unsupported_reason
 from efficientllm.models.families import family_of
 from efficientllm.models.mixers._probe import goes_with, position_with
 from efficientllm.records.choice import Choice
-from efficientllm.records.settings import ModelSettings, PretrainSettings
+from efficientllm.records.model_settings import ModelSettings
+from efficientllm.records.settings import PretrainSettings
 
 SMALL = {"num_layers": 2, "width": 64, "num_heads": 4, "num_kv_heads": 2, "mlp_width": 96, "max_positions": 512}
 VOCAB, NEW_TOKENS = 300, 16

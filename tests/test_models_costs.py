@@ -11,7 +11,7 @@ from efficientllm.models.build import build_decoder
 from efficientllm.models.mixers._probe import position_with
 from efficientllm.models.shape import resolve_shape
 from efficientllm.records.choice import Choice
-from efficientllm.records.settings import ModelSettings
+from efficientllm.records.model_settings import ModelSettings
 
 MIXERS, MLPS = catalog.names("mixer"), catalog.names("mlp")
 

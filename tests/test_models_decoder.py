@@ -17,7 +17,7 @@ from efficientllm.models.position._contract import Position, positions_of
 from efficientllm.models.position.rope import RotaryPosition
 from efficientllm.models.shape import resolve_shape
 from efficientllm.records.choice import Choice
-from efficientllm.records.settings import ModelSettings
+from efficientllm.records.model_settings import ModelSettings
 
 MIXERS, POSITIONS = catalog.names("mixer"), catalog.names("position")
 SMALL = {"num_layers": 2, "width": 64, "num_heads": 4, "num_kv_heads": 2, "mlp_width": 96, "max_positions": 64}

@@ -13,7 +13,7 @@ from efficientllm.models.build import build_decoder, unsupported_reason
 from efficientllm.models.match import matched
 from efficientllm.models.shape import resolve_shape
 from efficientllm.records.choice import Choice
-from efficientllm.records.settings import ModelSettings
+from efficientllm.records.model_settings import ModelSettings
 
 VOCAB = 4096
 ATTENTION = ("mha", "gqa", "mqa", "mla")

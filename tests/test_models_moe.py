@@ -20,7 +20,7 @@ from efficientllm.models.mlp.moe import MixtureOfExperts
 from efficientllm.models.part import same_choices
 from efficientllm.records.card import Card
 from efficientllm.records.choice import Choice
-from efficientllm.records.settings import ModelSettings
+from efficientllm.records.model_settings import ModelSettings
 
 PATHS = ["split", "grouped", "gathered", "masked"]
 SMALL = {"num_layers": 2, "width": 64, "num_heads": 4, "num_kv_heads": 2, "mlp_width": 96}

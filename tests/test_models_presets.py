@@ -14,8 +14,9 @@ from efficientllm.recipes.load import recipe_from_text
 from efficientllm.records.choice import Choice
 from efficientllm.records.codec import decode, encode
 from efficientllm.records.examples import example_measurement, example_trial
+from efficientllm.records.model_settings import ModelSettings
 from efficientllm.records.preset import Preset
-from efficientllm.records.settings import InferenceSettings, ModelSettings, PretrainSettings
+from efficientllm.records.settings import InferenceSettings, PretrainSettings
 
 PRESETS = catalog.names("preset")
 PYTHIA = Choice(name="pythia")

@@ -8,7 +8,8 @@ import pytest
 from efficientllm.errors import UnknownNameError, UserError
 from efficientllm.models.shape import Shape, make_shape, resolve_shape
 from efficientllm.models.sizes import SIZES
-from efficientllm.records.settings import ModelSettings, PretrainSettings
+from efficientllm.records.model_settings import ModelSettings
+from efficientllm.records.settings import PretrainSettings
 
 #: layers, width, heads, kv heads, mlp width, tied: design.md and Qwen2.5's published configs.
 EXPECTED = {

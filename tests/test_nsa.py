@@ -28,7 +28,7 @@ from efficientllm.models.mixers._probe import (
 )
 from efficientllm.models.position._contract import Position, positions_of
 from efficientllm.records.choice import Choice
-from efficientllm.records.settings import ModelSettings
+from efficientllm.records.model_settings import ModelSettings
 
 ENTRY = registry.load("mixer", "nsa")
 SMALL = {"window": 16, "select_block": 8, "compress_block": 4, "compress_stride": 2}

@@ -23,7 +23,7 @@ from efficientllm.models.position.rope import RotaryPosition
 from efficientllm.models.shape import resolve_shape
 from efficientllm.records.card import Card
 from efficientllm.records.choice import Choice
-from efficientllm.records.settings import ModelSettings
+from efficientllm.records.model_settings import ModelSettings
 
 POSITIONS = catalog.names("position")
 

@@ -10,7 +10,8 @@ import torch
 from efficientllm.models.build import build_decoder, unsupported_reason
 from efficientllm.models.mixers.gqa import GroupedQueryAttention
 from efficientllm.records.choice import Choice
-from efficientllm.records.settings import ModelSettings, VerifySettings
+from efficientllm.records.model_settings import ModelSettings
+from efficientllm.records.settings import VerifySettings
 from efficientllm.store.folder import Study
 from efficientllm.workloads.verify import forward_errors, through_references
 

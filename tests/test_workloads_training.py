@@ -17,7 +17,7 @@ from efficientllm.records.choice import Choice
 from efficientllm.records.protocol import PROTOCOLS
 from efficientllm.records.settings import PretrainSettings
 from efficientllm.records.trial import make_trial
-from efficientllm.workloads._training import TrainLoop
+from efficientllm.training.loop import TrainLoop
 
 SMALL = {"num_layers": 2, "width": 32, "num_heads": 2, "num_kv_heads": 1, "head_dim": 16, "mlp_width": 48}
 

@@ -21,6 +21,8 @@ FOLDERS = {
     "mlp": "models/mlp",
     "preset": "models/presets",
     "corpus": "data/corpora",
+    "optimizer": "training/optimizers",
+    "schedule": "training/schedules",
     "engine": "engines",
     "device": "devices",
     "meter": "meters",

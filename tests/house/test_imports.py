@@ -19,7 +19,7 @@ LEVELS = [
     {"store", "stats", "physics"},
     {"data", "devices", "analysis"},
     {"models", "report"},
-    {"engines", "meters"},
+    {"engines", "meters", "training"},
     {"workloads"},
     {"bench"},
     {"cli"},
@@ -27,7 +27,7 @@ LEVELS = [
 ]
 #: The rooms that join the wings: the command line, and the package from Python.
 JOINING = {"cli", "api"}
-MEASURING = {"data", "devices", "models", "engines", "meters", "workloads", "bench"}
+MEASURING = {"data", "devices", "models", "engines", "meters", "training", "workloads", "bench"}
 READING = {"analysis", "report"}
 TORCH_FREE = {"errors", "units", "catalog", "registry", "records", "recipes", "store", "stats", "physics"} | READING
 

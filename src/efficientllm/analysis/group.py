@@ -12,8 +12,9 @@ import msgspec
 from efficientllm.analysis.select import counts
 from efficientllm.records.choice import Choice
 from efficientllm.records.measurement import Measurement
+from efficientllm.records.model_settings import ModelSettings
 from efficientllm.records.preset import OPEN, fill_slots
-from efficientllm.records.settings import InferenceSettings, ModelSettings, PretrainSettings, VerifySettings
+from efficientllm.records.settings import InferenceSettings, PretrainSettings, VerifySettings
 from efficientllm.records.trial import Trial
 from efficientllm.units import count_text
 
@@ -113,7 +114,7 @@ def conditions(group: Group) -> dict[str, str]:
 
 
 def _step_text(settings: PretrainSettings) -> str:
-    return f"{settings.micro_batch * settings.accumulation} × {settings.sequence_tokens}"
+    return f"{settings.rows_per_step} × {settings.sequence_tokens}"
 
 
 def _key(record: Measurement) -> bytes:

@@ -6,7 +6,8 @@ import io
 from pathlib import Path
 
 from efficientllm.bench.inline import InlineMeasurement, Loop
-from efficientllm.records.settings import Dtype, UserSettings
+from efficientllm.records.model_settings import Dtype
+from efficientllm.records.settings import UserSettings
 from efficientllm.records.window import Work
 
 

@@ -16,7 +16,8 @@ import msgspec
 
 from efficientllm import catalog
 from efficientllm.records.choice import Choice
-from efficientllm.records.settings import ModelSettings, Settings, UserSettings, slot_of
+from efficientllm.records.model_settings import ModelSettings
+from efficientllm.records.settings import Settings, UserSettings, slot_of
 from efficientllm.registry import file_sha256
 
 _PREFIX = "efficientllm."

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from efficientllm.records.settings import ModelSettings, PretrainSettings
+from efficientllm.records.model_settings import ModelSettings
+from efficientllm.records.settings import PretrainSettings
 from efficientllm.records.trial import Trial
 
 

@@ -19,7 +19,7 @@ import msgspec
 from efficientllm.data.cache import key_of, read_record, write_record
 from efficientllm.errors import UserError
 from efficientllm.records.environment import Environment
-from efficientllm.records.settings import ModelSettings
+from efficientllm.records.model_settings import ModelSettings
 from efficientllm.records.trial import Trial
 
 #: Text, budget and judging decide nothing about whether parts go together.

@@ -16,7 +16,8 @@ from efficientllm.data.tokenizer import Tokenizer, existing_tokenizer
 from efficientllm.errors import DataError
 from efficientllm.records.choice import Choice
 from efficientllm.records.measurement import DataFacts
-from efficientllm.records.settings import ModelSettings, PretrainSettings
+from efficientllm.records.model_settings import ModelSettings
+from efficientllm.records.settings import PretrainSettings
 
 #: How often training may repeat a text. Up to 4 epochs cost little against fresh text (arXiv 2305.16264).
 MAX_EPOCHS = 4

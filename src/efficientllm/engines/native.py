@@ -15,7 +15,8 @@ from efficientllm.engines._contract import EngineEntry
 from efficientllm.errors import Unsupported, UserError, did_you_mean
 from efficientllm.models import checkpoint, costs
 from efficientllm.models.build import build_decoder
-from efficientllm.models.decoder import Decoder, DecoderState
+from efficientllm.models.decoder import Decoder
+from efficientllm.models.decoder_state import DecoderState
 from efficientllm.models.linear import stored_bytes
 from efficientllm.records.card import Card
 from efficientllm.records.measurement import ModelFacts

@@ -18,7 +18,7 @@ from efficientllm.models.mlp._contract import MlpEntry
 from efficientllm.models.position._contract import PositionEntry
 from efficientllm.models.shape import Shape
 from efficientllm.records.choice import Choice
-from efficientllm.records.settings import ModelSettings
+from efficientllm.records.model_settings import ModelSettings
 
 _ENTRIES: dict[str, type] = {"mixer": MixerEntry, "position": PositionEntry, "mlp": MlpEntry}
 

@@ -10,7 +10,7 @@ from efficientllm.models.decoder import Decoder
 from efficientllm.models.initial import initialise
 from efficientllm.models.match import matched
 from efficientllm.models.shape import resolve_shape
-from efficientllm.records.settings import ModelSettings
+from efficientllm.records.model_settings import ModelSettings
 
 
 def build_decoder(

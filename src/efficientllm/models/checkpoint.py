@@ -34,7 +34,7 @@ from efficientllm.models.families import config_of, family_of, shape_of
 from efficientllm.models.match import with_adjusted
 from efficientllm.models.shape import Shape
 from efficientllm.records.choice import Choice
-from efficientllm.records.settings import ModelSettings
+from efficientllm.records.model_settings import ModelSettings
 
 SIDECAR = "efficientllm.json"
 MODEL_TYPE = "efficientllm"

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import torch
 
-from efficientllm.models.decoder import Block, Decoder
+from efficientllm.models.block import Block
+from efficientllm.models.decoder import Decoder
 from efficientllm.models.linear import num_parameters, stored_bytes
 from efficientllm.records.measurement import ModelFacts
 from efficientllm.records.window import Work

@@ -16,84 +16,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from efficientllm.models.block import Block
 from efficientllm.models.cross_entropy import mean_cross_entropy, sum_cross_entropy
+from efficientllm.models.decoder_state import DecoderState
 from efficientllm.models.linear import Embedding, Linear
-from efficientllm.models.mixers._contract import Mixer, State
+from efficientllm.models.mixers._contract import Mixer
 from efficientllm.models.mlp._contract import Mlp
 from efficientllm.models.norm import make_norm
 from efficientllm.models.part import Part, compute_dtype
-from efficientllm.models.position._contract import Position, Positions
+from efficientllm.models.position._contract import Position
 from efficientllm.models.shape import Shape
-
-
-class Block(nn.Module):
-    """One layer: mixer and mlp, each on the normalised residual stream and added to it.
-
-    One after the other, so that the mlp reads what the mixer wrote; or side by side (`shape.parallel_residual`).
-    """
-
-    def __init__(self, shape: Shape, mixer: Mixer, mlp: Mlp) -> None:
-        super().__init__()
-        self.parallel = shape.parallel_residual
-        self.mixer_norm = make_norm(shape)
-        self.mixer = mixer
-        self.mlp_norm = make_norm(shape)
-        self.mlp = mlp
-
-    def forward(
-        self, x_BTD: Tensor, positions: Positions, state: State | None, sequence_ids_BT: Tensor | None
-    ) -> Tensor:
-        """Return the residual stream after this layer."""
-        mixed_BTD = x_BTD + self.mixer(self.mixer_norm(x_BTD), positions, state, sequence_ids_BT)
-        out_BTD: Tensor = mixed_BTD + self.mlp(self.mlp_norm(x_BTD if self.parallel else mixed_BTD))
-        return out_BTD
-
-
-class DecoderState:
-    """What a decoder remembers: one state a layer, and the next position on the device.
-
-    Attributes:
-        layers: the mixers' states.
-        next_1: position of the next token, one int64 on the device, so that a captured step finds it.
-    """
-
-    def __init__(self, layers: list[State], device: torch.device) -> None:
-        self.layers = layers
-        self.next_1 = torch.zeros(1, dtype=torch.int64, device=device)
-
-    @property
-    def length(self) -> int:
-        """Tokens remembered."""
-        return self.layers[0].length
-
-    def advance(self, num_tokens: int) -> None:
-        """Count tokens on the host; the device counted them in the forward pass."""
-        for layer in self.layers:
-            layer.advance(num_tokens)
-
-    def mark(self) -> None:
-        """Remember this point, so that `rewind` can come back to it whatever the mixer."""
-        for layer in self.layers:
-            layer.mark()
-
-    def rewind(self, length: int) -> None:
-        """Forget all tokens from `length` on: 0, a marked length, or, where all layers have caches, any."""
-        for layer in self.layers:
-            layer.rewind(length)
-        self.next_1.fill_(length)
-
-    def use_fixed_shapes(self) -> None:
-        """Let one-token steps run without the host's length, as capturing and compiling need it."""
-        for layer in self.layers:
-            layer.fixed_shapes = True
-
-    def bytes_per_token(self) -> float:
-        """Return the growth a token and a sequence, in bytes, over all layers."""
-        return sum(layer.bytes_per_token() for layer in self.layers)
-
-    def state_bytes(self) -> int:
-        """Return the constant part for a sequence, in bytes, over all layers."""
-        return sum(layer.state_bytes() for layer in self.layers)
 
 
 class Decoder(nn.Module):
@@ -103,7 +35,10 @@ class Decoder(nn.Module):
         shape: its counts.
         position: the position encoding, one for all layers.
         adjusted: what `match` changed in it, see `ModelFacts.adjusted`.
+        checkpoints_blocks: whether the backward pass computes each layer once more instead of keeping what is in it.
     """
+
+    checkpoints_blocks = False
 
     def __init__(
         self,
@@ -200,8 +135,11 @@ class Decoder(nn.Module):
             positions_BT = self._positions(tokens_BT, state, sequence_ids_BT)
         x_BTD = self.position.embed(self.embed(tokens_BT), positions_BT)
         positions = self.position.at(positions_BT, compute_dtype(self.embed.weight))
-        for number, block in enumerate(self.blocks):
-            x_BTD = block(x_BTD, positions, None if state is None else state.layers[number], sequence_ids_BT)
+        again = self.checkpoints_blocks and torch.is_grad_enabled()
+        for number in range(self.shape.num_layers):
+            block = self.block(number)
+            call = block.checkpointed if again else block
+            x_BTD = call(x_BTD, positions, None if state is None else state.layers[number], sequence_ids_BT)
         if state is not None:
             state.next_1 += tokens_BT.shape[1]
         out_BTD: Tensor = self.norm(x_BTD)

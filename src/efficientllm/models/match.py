@@ -21,8 +21,8 @@ from efficientllm.models.mixers._contract import MixerEntry
 from efficientllm.models.shape import Shape, resolve_shape
 from efficientllm.records.choice import Choice
 from efficientllm.records.measurement import ModelFacts
+from efficientllm.records.model_settings import ModelSettings
 from efficientllm.records.preset import split_size
-from efficientllm.records.settings import ModelSettings
 
 #: The shape, the settings that lead to it, and what was changed in them (`ModelFacts.adjusted`).
 Matched = tuple[Shape, ModelSettings, dict[str, float]]

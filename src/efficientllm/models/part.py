@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 class Part(nn.Module):
@@ -17,7 +19,24 @@ class Part(nn.Module):
         forward, losses()   … once a micro-batch; what `losses` returns is added to what is differentiated
         optimiser step
         after_step()        … once
+
+    Attributes:
+        recomputes: whether the backward pass computes the wide inner layers once more instead of keeping what is in
+            them; a part that has such layers hands them to `run_wide`.
     """
+
+    recomputes = False
+
+    def run_wide(self, layers: Callable[..., Tensor], *given: Any) -> Tensor:
+        """Return `layers(*given)`, of which only what came in is kept where the part recomputes."""
+        if not self.recomputes or not torch.is_grad_enabled():
+            return layers(*given)
+        out: Tensor = checkpoint(layers, *given, use_reentrant=False, preserve_rng_state=False)
+        return out
+
+    def tallies(self) -> tuple[Tensor, ...]:
+        """Return the buffers in which a forward pass in training counts something."""
+        return ()
 
     def implementation(self, dtype: torch.dtype, *, gradients: bool) -> str:
         """Return, for the record, how it computes many tokens on its weights' device; empty if there is one way.

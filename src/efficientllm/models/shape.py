@@ -14,8 +14,8 @@ import msgspec
 from efficientllm.errors import UnknownNameError, UserError, did_you_mean
 from efficientllm.models.sizes import SIZES
 from efficientllm.records.choice import Scalar
+from efficientllm.records.model_settings import ModelSettings
 from efficientllm.records.preset import load_preset, split_size
-from efficientllm.records.settings import ModelSettings
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ import math
 
 from efficientllm.physics.finding import Finding, impossible
 from efficientllm.records.measurement import Measurement
-from efficientllm.records.settings import ModelSettings, PretrainSettings, VerifySettings
+from efficientllm.records.model_settings import ModelSettings
+from efficientllm.records.settings import PretrainSettings, VerifySettings
 from efficientllm.records.window import Window
 from efficientllm.units import significant
 

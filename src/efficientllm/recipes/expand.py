@@ -15,7 +15,8 @@ from efficientllm.recipes.resolve import resolve
 from efficientllm.recipes.select import choose, results_of
 from efficientllm.records.choice import Choice
 from efficientllm.records.measurement import Measurement
-from efficientllm.records.settings import ModelSettings, Settings
+from efficientllm.records.model_settings import ModelSettings
+from efficientllm.records.settings import Settings
 from efficientllm.records.trial import Selected, Trial, make_trial
 
 #: What a stage with `from` may still say of the model; all else comes with the artifact.

@@ -1,27 +1,14 @@
-"""What each workload can be told: one struct a workload, the recipe's keys are its fields.
-
-Every field has a default, so that a recipe names only what it means to set; a trial holds all of them, resolved.
-"""
+"""What each workload can be told: one struct a workload, the recipe's keys are its fields."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 import msgspec
 
-from efficientllm.records.choice import Choice, Scalar
-from efficientllm.records.preset import OPEN, fill_slots
-
-# Bounds that no real run comes near: they turn a slip (a negative size, a stray factor of a million) into one line.
-Count = Annotated[int, msgspec.Meta(ge=1, le=10**15)]
-Length = Annotated[int, msgspec.Meta(ge=1, le=2**24)]
-Rows = Annotated[int, msgspec.Meta(ge=1, le=2**20)]
-Positive = Annotated[float, msgspec.Meta(gt=0.0, le=1e6)]
-NonNegative = Annotated[float, msgspec.Meta(ge=0.0, le=1e6)]
-Fraction = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
-Dtype = Literal["float32", "bfloat16", "float16"]
-Match = Literal["shape", "params", "flops", "cache"]
-
+from efficientllm.records.choice import Choice
+from efficientllm.records.model_settings import Count, Dtype, Length, ModelSettings, NonNegative, Positive, Rows
+from efficientllm.records.training_settings import TrainingSettings
 
 #: Settings that are filled from another folder than that of their own name.
 _SLOTS = {"outside": "corpus"}
@@ -43,64 +30,11 @@ class Grid(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     tokens: Length = 512
 
 
-class ModelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What every workload on a model can be told: the model, its text and its number format.
-
-    Attributes:
-        size: a name of `models.sizes` (`tiny`, `small`, `0.5b` …), or one with experts in place of its mlp (`0.5bx8`).
-        preset: the design of the blocks; `modern` is that of Llama and Qwen.
-        shape: fields of `Shape` that replace those of the size and the preset.
-        mixer, position, mlp: the decoder's slots; one that is left open is filled as size, mixer or preset say.
-        match: what is held equal to the plain model of this size (gqa, rope, dense, `modern`): its `shape`, its
-            parameters or its training FLOPs (`params`, `flops`: the mlp's width gives way), or the bytes that a token
-            takes in the cache (`cache`: the mixer's widths give way).
-        corpus: the text, for training and for held-out quality.
-        tokenizer: `bpe` trains a byte-level BPE of `vocab_tokens` on the corpus; else a folder or hub id.
-        dtype: `float32`, `bfloat16` or `float16`; in training, the autocast type over float32 weights.
-        heldout_tokens: how many held-out tokens judge quality.
-        sequence_tokens: length of a training row and of a quality row.
-        compile: whether torch.compile is used.
-    """
-
-    size: str = "tiny"
-    preset: Choice = Choice(name="modern")
-    shape: dict[str, Scalar] = {}
-    mixer: Choice = OPEN
-    position: Choice = OPEN
-    mlp: Choice = OPEN
-    match: Match = "shape"
-    corpus: Choice = Choice(name="stdlib")
-    tokenizer: str = "bpe"
-    vocab_tokens: Annotated[int, msgspec.Meta(ge=257, le=2**24)] = 4096
-    dtype: Dtype = "float32"
-    heldout_tokens: Count = 32768
-    sequence_tokens: Length = 256
-    compile: bool = False
-
-    def __post_init__(self) -> None:
-        """Fill the slots that were left open, so that settings, and with them every record, say what they are.
-
-        Raises:
-            UserError: no such preset, or one that cannot be used.
-        """
-        if "×" in self.size:  # one spelling, one identity
-            msgspec.structs.force_setattr(self, "size", self.size.replace("×", "x"))
-        chosen = {"mixer": self.mixer, "position": self.position, "mlp": self.mlp}
-        if OPEN in chosen.values():
-            for slot, choice in fill_slots(self.size, self.preset, chosen).items():
-                msgspec.structs.force_setattr(self, slot, choice)
-
-
-class PretrainSettings(ModelSettings, frozen=True, kw_only=True, tag_field="workload", tag="pretrain"):
+class PretrainSettings(TrainingSettings, frozen=True, kw_only=True, tag_field="workload", tag="pretrain"):
     """Training from scratch to a fixed token budget, then held-out quality.
 
     Attributes:
         tokens: the budget; the run ends with the step that reaches it.
-        micro_batch: rows in one forward pass; accumulation: forward passes in one step.
-        learning_rate: the peak; `warmup_ratio` of the steps rise to it, a cosine ends at `final_lr_ratio` of it.
-        weight_decay, beta1, beta2: of AdamW.
-        clip_norm: global gradient norm above which gradients are scaled; 0 turns it off.
-        divergence_factor: training ends as `diverged` when the loss exceeds so many times its first value.
         judged_on: `test` rows of the held-out text, or its `valid` rows, which share no token with them: what a setting
             is chosen by must not be what it is judged by.
         outside: a corpus of another kind, whose held-out text is scored too, with the same tokenizer; null for none.
@@ -108,16 +42,6 @@ class PretrainSettings(ModelSettings, frozen=True, kw_only=True, tag_field="work
     """
 
     tokens: Count = 1_000_000
-    micro_batch: Rows = 8
-    accumulation: Rows = 1
-    learning_rate: Positive = 1e-3
-    warmup_ratio: Fraction = 0.05
-    final_lr_ratio: Fraction = 0.1
-    weight_decay: NonNegative = 0.1
-    beta1: Fraction = 0.9
-    beta2: Fraction = 0.95
-    clip_norm: NonNegative = 1.0
-    divergence_factor: Positive = 3.0
     judged_on: Literal["test", "valid"] = "test"
     outside: Choice | None = None
     target_loss: NonNegative = 0.0

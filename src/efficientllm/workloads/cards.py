@@ -7,7 +7,8 @@ import msgspec
 from efficientllm import catalog, registry
 from efficientllm.records.card import Card
 from efficientllm.records.choice import Choice
-from efficientllm.records.settings import ModelSettings, slot_of
+from efficientllm.records.model_settings import ModelSettings
+from efficientllm.records.settings import slot_of
 from efficientllm.workloads._contract import Recorder
 
 

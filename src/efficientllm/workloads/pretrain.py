@@ -10,9 +10,9 @@ from efficientllm.models.build import build_decoder
 from efficientllm.models.checkpoint import save, weight_file_bytes
 from efficientllm.models.costs import facts, train_work
 from efficientllm.records.settings import PretrainSettings
+from efficientllm.training.loop import TrainLoop
 from efficientllm.workloads import quality
 from efficientllm.workloads._contract import Job, OpenWindow, WorkloadEntry
-from efficientllm.workloads._training import TrainLoop
 from efficientllm.workloads.cards import copy_cards
 
 #: At most this part of the token budget goes into warm-up, so that a short run still has a measured segment.
@@ -56,7 +56,7 @@ def run(job: Job) -> None:
 
 def _train(job: Job, loop: TrainLoop) -> None:
     recorder, settings = job.recorder, loop.settings
-    work = train_work(loop.decoder, settings.micro_batch * settings.accumulation, settings.sequence_tokens)
+    work = train_work(loop.decoder, settings.rows_per_step, settings.sequence_tokens)
     with recorder.window("curve", work=work, adaptive=False) as curve:
 
         def step() -> None:

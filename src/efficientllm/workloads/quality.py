@@ -13,7 +13,7 @@ from efficientllm.data.packing import Tokens
 from efficientllm.data.prepare import Prepared, judged_rows, outside_rows
 from efficientllm.devices._contract import Device
 from efficientllm.models.decoder import Decoder
-from efficientllm.records.settings import ModelSettings
+from efficientllm.records.model_settings import ModelSettings
 from efficientllm.records.window import Work
 from efficientllm.workloads._contract import Recorder
 

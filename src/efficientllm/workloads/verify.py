@@ -22,10 +22,11 @@ from efficientllm.models.decoder import Decoder
 from efficientllm.models.mixers._contract import Mixer
 from efficientllm.models.mlp._contract import Mlp
 from efficientllm.models.part import same_choices
-from efficientllm.records.settings import InferenceSettings, ModelSettings, PretrainSettings, VerifySettings
+from efficientllm.records.model_settings import ModelSettings
+from efficientllm.records.settings import InferenceSettings, PretrainSettings, VerifySettings
 from efficientllm.records.window import Work
+from efficientllm.training.loop import TrainLoop
 from efficientllm.workloads._contract import Job, WorkloadEntry
-from efficientllm.workloads._training import TrainLoop
 from efficientllm.workloads.cards import copy_cards
 
 #: A first step pays for what is made once; the second one is the window's.

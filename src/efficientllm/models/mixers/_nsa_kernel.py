@@ -27,7 +27,7 @@ import triton.language as tl
 from efficientllm.models.kernel_case import KernelCase
 from efficientllm.models.mixers._nsa_blocks import rows_of
 from efficientllm.models.shape import resolve_shape
-from efficientllm.records.settings import ModelSettings
+from efficientllm.records.model_settings import ModelSettings
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,7 @@ class GatedMlp(Mlp):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Return what is added to the residual stream, BTD."""
-        gate_BTF, up_BTF = self.gate_up(x_BTD).chunk(2, -1)
-        out_BTD: Tensor = self.down(F.silu(gate_BTF) * up_BTF)
-        return out_BTD
+        return self.run_wide(self._layers, x_BTD)
 
     def model_flops(self, num_tokens: int) -> float:
         """Return two operations for each weight and token."""
@@ -37,6 +35,11 @@ class GatedMlp(Mlp):
             "gate_up.weight": (("mlp.gate_proj.weight", inner), ("mlp.up_proj.weight", inner)),
             "down.weight": (("mlp.down_proj.weight", width),),
         }
+
+    def _layers(self, x_BTD: Tensor) -> Tensor:
+        gate_BTF, up_BTF = self.gate_up(x_BTD).chunk(2, -1)
+        out_BTD: Tensor = self.down(F.silu(gate_BTF) * up_BTF)
+        return out_BTD
 
 
 ENTRY = MlpEntry(

@@ -22,12 +22,15 @@ class GeluMlp(Mlp):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Return what is added to the residual stream, BTD."""
-        out_BTD: Tensor = self.down(F.gelu(self.up(x_BTD)))
-        return out_BTD
+        return self.run_wide(self._layers, x_BTD)
 
     def model_flops(self, num_tokens: int) -> float:
         """Return two operations for each weight and token."""
         return num_tokens * (self.up.flops_per_token() + self.down.flops_per_token())
+
+    def _layers(self, x_BTD: Tensor) -> Tensor:
+        out_BTD: Tensor = self.down(F.gelu(self.up(x_BTD)))
+        return out_BTD
 
 
 ENTRY = MlpEntry(

@@ -85,7 +85,7 @@ class MixtureOfExperts(Mlp):
         routing: Routing = self.router(x_MD)
         if self.training and torch.is_grad_enabled():
             self._watch(routing)
-        out_BTD = self.compute(x_MD, routing, self._path(x_BTD)).view(x_BTD.shape)
+        out_BTD = self.run_wide(self.compute, x_MD, routing, self._path(x_BTD)).view(x_BTD.shape)
         return out_BTD if self.shared is None else out_BTD + self.shared(x_BTD)
 
     def reference(self, x_BTD: Tensor) -> Tensor:
@@ -115,6 +115,10 @@ class MixtureOfExperts(Mlp):
         """Return the weighed balance loss and z-loss of the last forward pass in training, once."""
         losses, self._losses = self._losses, {}
         return losses
+
+    def tallies(self) -> tuple[Tensor, ...]:
+        """Return the counts."""
+        return (self.counters,)
 
     def after_step(self) -> None:
         """Move the bias, if there is one, and add the step's counts to those since reset."""

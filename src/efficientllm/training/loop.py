@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from typing import Any
 
@@ -15,10 +16,13 @@ from efficientllm.errors import Diverged
 from efficientllm.models import expert_load
 from efficientllm.models.decoder import Decoder
 from efficientllm.records.settings import PretrainSettings
+from efficientllm.training.blocks import prepare_blocks
+from efficientllm.training.choose import load_optimizer, load_schedule
+from efficientllm.training.schedules._contract import learning_rate
 
 
 class TrainLoop:
-    """AdamW with a cosine schedule over rows drawn in a seeded order; the loss of each step is checked.
+    """An optimiser and a schedule over rows drawn in a seeded order; the loss of each step is checked.
 
     Weights stay in float32; with another dtype the forward pass runs under autocast. Auxiliary losses of the model's
     parts are differentiated with the loss, and stay out of what is returned and checked.
@@ -34,9 +38,12 @@ class TrainLoop:
         self.decoder, self.settings = decoder, settings
         self._device, self._text = device, text
         self._order = TrainOrder(text.num_tokens, settings.sequence_tokens, seed)
-        self._losses = torch.compile(decoder.losses) if settings.compile else decoder.losses
-        self._optimizer = _adamw(decoder, settings)
-        self._rows = settings.micro_batch * settings.accumulation
+        prepare_blocks(decoder, settings)
+        self._rate = functools.partial(
+            learning_rate, load_schedule(settings), settings.learning_rate, settings.warmup_ratio
+        )
+        self._optimizer = load_optimizer(settings, decoder)
+        self._rows = settings.rows_per_step
         self.num_steps = max(1, settings.tokens // (self._rows * settings.sequence_tokens))
         self.steps_done = 0
         self.first_loss = math.nan
@@ -59,7 +66,7 @@ class TrainLoop:
             Diverged: the loss is not finite, or far above where it began.
         """
         for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate(self.settings, self.steps_done, self.num_steps)
+            group["lr"] = self._rate(self.steps_done, self.num_steps)
         rows = self._order.rows(self.steps_done, self._rows)
         size = self.settings.micro_batch
         losses = [self._forward_backward(rows[i : i + size]) for i in range(0, self._rows, size)]
@@ -79,8 +86,8 @@ class TrainLoop:
         rows_BT = self._text.rows(starts, self.settings.sequence_tokens)
         tokens_BT = torch.from_numpy(rows_BT).to(self._device.torch_device(), non_blocking=True)
         with self.autocast():
-            loss, extra = self._losses(tokens_BT[:, :-1], tokens_BT[:, 1:])
-        ((loss if extra is None else loss + extra) / self.settings.accumulation).backward()
+            loss, extra = self.decoder.losses(tokens_BT[:, :-1], tokens_BT[:, 1:])
+        ((loss if extra is None else loss + extra) / self.settings.passes).backward()
         return loss.detach(), None if extra is None else extra.detach()
 
     def _seen(self, losses: list[tuple[torch.Tensor, torch.Tensor | None]]) -> dict[tuple[str, str], torch.Tensor]:
@@ -107,27 +114,3 @@ class TrainLoop:
             raise Diverged(self.steps_done, f"the loss became {loss}")
         if loss > self.settings.divergence_factor * self.first_loss:
             raise Diverged(self.steps_done, f"the loss rose from {self.first_loss:.2f} to {loss:.2f}")
-
-
-def learning_rate(settings: PretrainSettings, step: int, num_steps: int) -> float:
-    """Return the rate of a step (from 0): a linear rise to the peak, then a cosine to the final rate.
-
-    >>> settings = PretrainSettings(learning_rate=1.0, warmup_ratio=0.2, final_lr_ratio=0.1)
-    >>> [round(learning_rate(settings, step, 10), 3) for step in (0, 1, 2, 9)]
-    [0.5, 1.0, 1.0, 0.134]
-    """
-    rise = max(1, round(settings.warmup_ratio * num_steps))
-    if step < rise:
-        return settings.learning_rate * (step + 1) / rise
-    progress = (step - rise) / max(1, num_steps - rise)
-    cosine = 0.5 * (1 + math.cos(math.pi * progress))
-    return settings.learning_rate * (settings.final_lr_ratio + (1 - settings.final_lr_ratio) * cosine)
-
-
-def _adamw(decoder: Decoder, settings: PretrainSettings) -> torch.optim.AdamW:
-    """Weight decay on matrices only, as is usual: gains and biases are left alone."""
-    decayed = [p for p in decoder.parameters() if p.requires_grad and p.dim() >= 2]
-    others = [p for p in decoder.parameters() if p.requires_grad and p.dim() < 2]
-    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    betas = (settings.beta1, settings.beta2)
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=betas, fused=True)

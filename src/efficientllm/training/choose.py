@@ -1,0 +1,63 @@
+"""Loads the optimiser and the schedule that settings name, with their options."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from efficientllm import registry
+from efficientllm.errors import UserError, did_you_mean
+from efficientllm.records.choice import Choice
+from efficientllm.records.training_settings import TrainingSettings
+from efficientllm.training.optimizers._contract import OptimizerEntry, parameter_groups
+from efficientllm.training.schedules._contract import ScheduleEntry
+
+
+def load_optimizer(settings: TrainingSettings, model: torch.nn.Module) -> torch.optim.Optimizer:
+    """Return the optimiser of a model's trained parameters.
+
+    Raises:
+        UnknownNameError: no such optimiser.
+        UserError: an option that it does not have, or a file whose ENTRY is of another kind.
+        Unsupported: it cannot be had here.
+    """
+    entry = _load("optimizer", settings.optimizer, OptimizerEntry)
+    _check_options("optimizer", settings.optimizer, entry.build)
+    groups = parameter_groups(model, settings)
+    made: torch.optim.Optimizer = entry.build(groups, settings, **settings.optimizer.options)
+    return made
+
+
+def load_schedule(settings: TrainingSettings) -> Callable[[float], float]:
+    """Return progress -> share of the peak rate.
+
+    Raises:
+        UnknownNameError: no such schedule.
+        UserError: an option that it does not have or cannot take, or a file whose ENTRY is of another kind.
+    """
+    choice = settings.schedule
+    entry = _load("schedule", choice, ScheduleEntry)
+    _check_options("schedule", choice, entry.share)
+    share = functools.partial(entry.share, final_ratio=settings.final_lr_ratio, **choice.options)
+    share(1.0)  # an option that it cannot take is refused before anything runs
+    return share
+
+
+def _load(kind: str, choice: Choice, type_: type) -> Any:
+    entry = registry.load(kind, choice.address())
+    if not isinstance(entry, type_):
+        raise UserError(f"ENTRY of {choice.address()} is a {type(entry).__name__}, not a {type_.__name__}.")
+    return entry
+
+
+def _check_options(kind: str, choice: Choice, function: Callable[..., Any]) -> None:
+    """Both kinds are given two things before their options."""
+    known = list(inspect.signature(function).parameters)[2:]
+    for key in choice.options:
+        if key not in known:
+            all_known = f"Known: {', '.join(known)}." if known else "It has no options."
+            raise UserError(f"unknown option {key!r} of {kind} {choice.name}. {did_you_mean(key, known)}{all_known}")
