@@ -6,6 +6,10 @@
 So the logits of a chunk cross the memory three times, in their own number format, and nothing of their size is added.
 """
 
+# Triton reads annotations: those of pointers and numbers must not be there.
+# ruff: noqa: ANN001
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -22,14 +26,8 @@ _BLOCK, _WARPS = 8192, 8
 
 @triton.jit
 def loss_and_gradient(
-    logits,
-    targets,
-    share,
-    losses,
-    vocab_tokens,
-    row_stride,
-    BLOCK: tl.constexpr,  # noqa: ANN001
-) -> None:
+    logits, targets, share, losses, vocab_tokens, row_stride, BLOCK: tl.constexpr
+) -> None:  # fmt: skip
     """One program a row; a target below 0 does not count: no loss, no gradient."""
     row = tl.program_id(0).to(tl.int64)
     target = tl.load(targets + row)

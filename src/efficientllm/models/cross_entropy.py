@@ -152,7 +152,7 @@ def _add_product(total_VD: Tensor, a_VC: Tensor, b_CD: Tensor) -> None:
     if a_VC.dtype == torch.float32:
         total_VD.addmm_(a_VC, b_CD)
     elif a_VC.device.type == "cuda":
-        torch.addmm(total_VD, a_VC, b_CD, out_dtype=torch.float32, out=total_VD)  # type: ignore[call-overload]
+        torch.addmm(total_VD, a_VC, b_CD, out_dtype=torch.float32, out=total_VD)
     else:
         total_VD += a_VC @ b_CD
 
