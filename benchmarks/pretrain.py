@@ -9,6 +9,7 @@ FOLDER holds is not run again, and no case is begun that would not end within th
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
@@ -196,11 +197,18 @@ def write_profile(step: Any, path: Path) -> None:
         for _ in range(2):
             step()
     kernels: dict[str, list[float]] = {}
+    spans = []
     for event in seen.events():
-        if event.device_type == torch.autograd.DeviceType.CUDA:
+        if event.device_type == torch.autograd.DeviceType.CUDA and not event.name.startswith(("Optimizer", "Profiler")):
             kernels.setdefault(event.name[:150], []).append(event.device_time_total)
+            spans.append((event.time_range.start, event.time_range.end, event.name))
     total = sum(sum(times) for times in kernels.values())
     lines = [f"{total / 2e3:9.2f} ms a step in {sum(map(len, kernels.values())) / 2:.0f} kernels"]
+    spans.sort()
+    gaps = [(b[0] - a[1], a[2], b[2]) for a, b in itertools.pairwise(spans) if b[0] > a[1]]
+    idle, short = sum(gap for gap, *_ in gaps), sum(gap for gap, *_ in gaps if gap < 10)
+    lines.append(f"{idle / 2e3:9.2f} ms a step without a kernel, {short / 2e3:.2f} ms of it in gaps under 10 us")
+    lines += [f"{gap / 1e3:9.3f} ms gap  {a[:60]}  ->  {b[:60]}" for gap, a, b in sorted(gaps, reverse=True)[:16]]
     for name, times in sorted(kernels.items(), key=lambda item: -sum(item[1]))[:60]:
         lines.append(f"{sum(times) / 2e3:9.3f} ms {sum(times) / total:6.1%} {len(times) / 2:6.0f} x  {name}")
     path.write_text("\n".join(lines) + "\n")
