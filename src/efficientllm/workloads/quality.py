@@ -63,8 +63,16 @@ def decoder_scorer(decoder: Decoder, settings: ModelSettings) -> Scorer:
         autocast = torch.autocast(kind, dtype=getattr(torch, settings.dtype))
 
     def score(rows_BT: torch.Tensor) -> tuple[float, int]:
-        with torch.inference_mode(), autocast:
+        with torch.inference_mode(), autocast, _as_it_is(settings):
             nats, count = decoder.loss_sum(rows_BT[:, :-1], rows_BT[:, 1:])
         return float(nats), int(count)
 
     return score
+
+
+def _as_it_is(settings: ModelSettings) -> contextlib.AbstractContextManager[Any]:
+    """Return a region in which layers compiled for training run uncompiled: other shapes would compile them anew."""
+    if not settings.compile:
+        return contextlib.nullcontext()
+    region: contextlib.AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return region
