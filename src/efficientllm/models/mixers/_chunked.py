@@ -171,9 +171,11 @@ def vector_delta(
     middle_BCN1H = sum_BCNLH[..., c.chunk_tokens // 2, None, :]
     since_BCNLH, until_BCNLH = (sum_BCNLH - middle_BCN1H).exp(), (middle_BCN1H - sum_BCNLH).exp()
     a_since_BCNLH = a_BCNLH * (sum_BCNLH - g_BCNLH - middle_BCN1H).exp()  # a reads the state before the token's decay
-    readers = torch.cat((q_BCNLH * since_BCNLH, a_since_BCNLH), 3)
     writers = torch.cat((k_BCNLH * until_BCNLH, b_BCNLH * until_BCNLH), 3)
-    of_q, of_a = (readers @ writers.mT).split(c.chunk_tokens, 3)
+    q_since_BCNLH = q_BCNLH * since_BCNLH
+    # float16 ends before these factors do
+    of_q = q_since_BCNLH @ writers.mT if c.factors == torch.float16 else c.product(q_since_BCNLH, writers.mT)
+    of_a = a_since_BCNLH @ writers.mT
     qk_BCNLL, qb_BCNLL = (x.masked_fill(~c.upto_LL, 0.0) for x in of_q.split(c.chunk_tokens, 4))
     ak_BCNLL, ab_BCNLL = (x.masked_fill(~c.before_LL, 0.0) for x in of_a.split(c.chunk_tokens, 4))
     entering_BCNLH, before_BCNLH = sum_BCNLH.exp(), (sum_BCNLH - g_BCNLH).exp()
