@@ -16,6 +16,7 @@ class JobFile(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         address: which device of the trial's kind, as `Device.address` says it.
+        environment: id of the environment that the trial runs in.
     """
 
     trial: Trial
@@ -24,3 +25,5 @@ class JobFile(msgspec.Struct, frozen=True, kw_only=True):
     threads: int
     artifact: str = ""
     parent_artifact: str = ""
+    checkpoints: str = ""
+    environment: str = ""

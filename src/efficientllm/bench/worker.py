@@ -91,6 +91,8 @@ def _job(job_file: JobFile, marks: Marks, device: Device) -> Job:
         threads=job_file.threads,
         artifact=Path(job_file.artifact) if job_file.artifact else None,
         parent_artifact=Path(job_file.parent_artifact) if job_file.parent_artifact else None,
+        checkpoints=Path(job_file.checkpoints) if job_file.checkpoints else None,
+        environment=job_file.environment,
     )
 
 

@@ -112,6 +112,9 @@ class Job:
         parent_artifact: folder that the parent trial left, or None.
         cache: folder for token files and tokenizers, shared by all trials of all studies.
         threads: processor threads to use.
+        checkpoints: folder of this trial's checkpoints in this environment, from which it goes on after it was
+            stopped; None if it keeps none.
+        environment: id of the environment, code included, that checkpoints belong to.
     """
 
     trial: Trial
@@ -121,6 +124,8 @@ class Job:
     parent_artifact: Path | None
     cache: Path
     threads: int
+    checkpoints: Path | None = None
+    environment: str = ""
 
 
 @dataclass(frozen=True)
