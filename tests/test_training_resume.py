@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import json
-import math
-import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from safetensors import safe_open
+from tests.fragile_runs import Fragile, curve_of, write_corpus
+from tests.sharded_runs import STEPS, go_on, loop_of
 
 from efficientllm import catalog
-from efficientllm.data.prepare import prepare
-from efficientllm.devices.choose import open_device
-from efficientllm.errors import ResultsError, Unsupported
-from efficientllm.models.build import build_decoder
+from efficientllm.errors import Unsupported
 from efficientllm.records.choice import Choice
-from efficientllm.records.settings import PretrainSettings
-from efficientllm.training import tensor_file
-from efficientllm.training.checkpoint import CURVE, STATE, Checkpoints
+from efficientllm.store.folder import Study
+from efficientllm.training.checkpoint import STATE, Checkpoints
 from efficientllm.training.curve_log import CurveLog
-from efficientllm.training.loop import TrainLoop
-from efficientllm.training.loop_state import OPTIMIZER, WEIGHTS
+from efficientllm.training.loop_state import WEIGHTS
 
-SMALL = {"num_layers": 2, "width": 32, "num_heads": 2, "num_kv_heads": 1, "head_dim": 16, "mlp_width": 48}
 BIASED = Choice(name="moe", options={"balance": "bias", "bias_speed": 0.05, "aux_loss": 0.1})
 ORIGIN = {"trial": "t", "environment": "e", "corpus": "c"}
 
@@ -32,22 +31,8 @@ ORIGIN = {"trial": "t", "environment": "e", "corpus": "c"}
 def text(tmp_path_factory):
     """A folder with a corpus and a cache for its tokens."""
     folder = tmp_path_factory.mktemp("text")
-    (folder / "corpus").mkdir()
-    for i in range(12):
-        lines = (f"line {j} of text {i}: the {j * i % 7} quick foxes jump over {j % 5} lazy dogs\n" for j in range(120))
-        (folder / "corpus" / f"{i:02}.txt").write_text("".join(lines))
+    write_corpus(folder / "corpus")
     return folder
-
-
-def loop_of(text, mlp="dense", **more):
-    choice = mlp if isinstance(mlp, Choice) else Choice(name=mlp)
-    fields = {"tokens": 64 * 10, "micro_batch": 2, "sequence_tokens": 32, "heldout_tokens": 256, "vocab_tokens": 320}
-    settings = PretrainSettings(
-        shape=SMALL, mlp=choice, corpus=Choice(name=str(text / "corpus")), **{**fields, "learning_rate": 3e-3, **more}
-    )
-    prepared = prepare(settings, text / "cache", settings.tokens)
-    decoder = build_decoder(settings, vocab_tokens=320, seed=0, device="cpu")
-    return TrainLoop(decoder, settings, prepared.train, open_device("cpu"), 0)
 
 
 def steps(loop, count, log=None):
@@ -134,3 +119,63 @@ def test_the_files_are_safetensors_and_json_that_others_read(text, tmp_path):
         assert torch.equal(file.get_tensor("embed.weight"), loop.decoder.embed.weight)
     assert json.loads((folder / STATE).read_text())["step"] == 1
     assert {path.suffix for path in folder.iterdir()} == {".json", ".safetensors"}
+
+
+@pytest.fixture(scope="module")
+def fragile(tmp_path_factory):
+    """A folder of runs, with one that nobody disturbed."""
+    runs = Fragile(tmp_path_factory.mktemp("fragile"))
+    runs.plan()
+    assert runs.call("calm").outcome == "ok"
+    return runs
+
+
+def test_a_run_that_is_killed_at_every_turn_ends_as_the_run_that_was_not(fragile):
+    (calm,) = fragile.stored("calm")
+    assert calm.figures["num_checkpoints"] >= 4 and not fragile.checkpoints("calm")
+    fragile.plan("pass 13", "sync 3", "ctrl-c 5", "runner 3")
+    first = fragile.call("killed")
+    assert first.outcome == "crashed" and "SIGKILL" in first.reason and "resumed_step" not in first.figures
+    assert fragile.checkpoints("killed") == ["step-00000008", "step-00000012"]
+    second = fragile.call("killed")
+    assert second.outcome == "crashed" and second.figures["resumed_step"] == 12
+    assert any(name.startswith(".draft") for name in fragile.checkpoints("killed"))
+    with pytest.raises(KeyboardInterrupt):
+        fragile.call("killed")
+    assert fragile.call_apart("killed") == -signal.SIGKILL
+    records = len(fragile.stored("killed"))
+    done = fragile.call("killed")
+    assert done.outcome == "ok", done.reason
+    assert len(fragile.stored("killed")) == records + 1 == 4  # who kills the runner leaves no record
+    assert Study(fragile.results, "killed").done(done.trial.id, done.environment.id) == done
+    assert curve_of(done) == curve_of(calm)
+    assert (
+        done.find("quality").figures["heldout_nats_per_token"] == calm.find("quality").figures["heldout_nats_per_token"]
+    )
+    step = done.figures["resumed_step"]
+    assert 12 <= step < 24 and f"went on at step {step:.0f}" in {c.code: c.text for c in done.cautions}["resumed"]
+    assert len(done.find("train").find("step_s").values) <= 24 - step
+    assert {"checkpoint_s", "checkpoint_bytes", "num_checkpoints"} <= calm.figures.keys()
+    assert not fragile.checkpoints("killed")
+
+
+def test_ranks_that_hold_shares_go_on_exactly_and_another_number_of_them_too(text):
+    steps(loop_of(text), 1)  # fills the cache
+    program = Path(__file__).with_name("sharded_runs.py")
+    ranks = [subprocess.Popen([sys.executable, program, text, str(rank), "2"]) for rank in range(2)]
+    assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
+    first, second = (json.loads((text / f"rank-{rank}.json").read_text()) for rank in range(2))
+    for mlp in ("dense", "moe"):
+        undisturbed, resumed = first[mlp]
+        assert resumed == undisturbed and second[mlp] == first[mlp] and len(resumed) == STEPS
+        alone = [loss for loss, _ in steps(loop_of(text, mlp), STEPS)]
+        assert undisturbed == pytest.approx(alone, rel=1e-4)
+    folder = text / "sharded-moe" / "step-00000004"
+    assert {path.name for path in (folder / "shards").iterdir()} == {".metadata", "__0_0.distcp", "__1_0.distcp"}
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        assert go_on(text, text / "sharded-moe", "moe") == pytest.approx(first["moe"][0], rel=1e-4)
+    finally:
+        dist.destroy_process_group()
+    refused = Checkpoints(text / "sharded-moe", {"trial": "sharded"}).find()
+    assert refused.state is None and "2 rank(s), sharded, and here is a single process" in refused.refused[0]

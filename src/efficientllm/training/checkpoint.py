@@ -47,7 +47,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         origin: what it belongs to: name -> identity.
-        ranks: processes that wrote it together; 1 for a single process.
+        ranks: processes that wrote it.
+        sharded: whether they did it together, each its shares.
         step, first_loss: of the loop.
         numbers: of the optimiser.
         series: name and unit of what the curve holds.
@@ -57,6 +58,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     format: int = _FORMAT
     origin: dict[str, str]
     ranks: int
+    sharded: bool
     step: int
     first_loss: float
     numbers: Numbers
@@ -122,12 +124,12 @@ class Checkpoints:
             ResultsError: it is whole and of this run, but does not fit.
         """
         folder = self._folder(state.step)
-        if state.ranks == 1:
-            read_state(loop, folder, state.numbers)
-        else:
+        if state.sharded:
             from efficientllm.training.sharded_state import read_shards
 
             read_shards(loop, folder, state.numbers)
+        else:
+            read_state(loop, folder, state.numbers)
         loop.go_on(state.step, state.first_loss)
         curve.load(folder / CURVE, state.series)
 
@@ -142,6 +144,7 @@ class Checkpoints:
         state = State(
             origin=self.origin,
             ranks=num_ranks(),
+            sharded=together(),
             step=loop.steps_done,
             first_loss=loop.first_loss,
             numbers=numbers,
@@ -192,8 +195,11 @@ class Checkpoints:
             theirs, ours = state.origin.get(name, "none"), self.origin.get(name, "none")
             if theirs != ours:
                 return f"belongs to another {name} ({theirs[:16]}, here {ours[:16]})"
-        if (state.ranks > 1) != (num_ranks() > 1):
-            return f"was written by {state.ranks} rank(s), and {num_ranks()} cannot read that"
+        if state.sharded != together():
+            here = "several, sharded" if together() else "a single process"
+            return (
+                f"was written by {state.ranks} rank(s), {'sharded' if state.sharded else 'whole'}, and here is {here}"
+            )
         return ""
 
     def _folder(self, step: int) -> Path:
