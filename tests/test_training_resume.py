@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
 import subprocess
@@ -16,12 +17,20 @@ from tests.fragile_runs import Fragile, curve_of, write_corpus
 from tests.sharded_runs import STEPS, go_on, loop_of
 
 from efficientllm import catalog
-from efficientllm.errors import Unsupported
+from efficientllm.bench.assemble import sort_out
+from efficientllm.bench.job import JobFile
+from efficientllm.bench.worker import run_job
+from efficientllm.devices.choose import open_device
+from efficientllm.errors import ResultsError, Unsupported
+from efficientllm.meters.marks import Marks
+from efficientllm.records import events
 from efficientllm.records.choice import Choice
+from efficientllm.records.protocol import PROTOCOLS
+from efficientllm.records.trial import make_trial
 from efficientllm.store.folder import Study
-from efficientllm.training.checkpoint import STATE, Checkpoints
+from efficientllm.training.checkpoint import CURVE, STATE, Checkpoints
 from efficientllm.training.curve_log import CurveLog
-from efficientllm.training.loop_state import WEIGHTS
+from efficientllm.training.loop_state import OPTIMIZER, WEIGHTS
 
 BIASED = Choice(name="moe", options={"balance": "bias", "bias_speed": 0.05, "aux_loss": 0.1})
 ORIGIN = {"trial": "t", "environment": "e", "corpus": "c"}
@@ -179,3 +188,183 @@ def test_ranks_that_hold_shares_go_on_exactly_and_another_number_of_them_too(tex
         dist.destroy_process_group()
     refused = Checkpoints(text / "sharded-moe", {"trial": "sharded"}).find()
     assert refused.state is None and "2 rank(s), sharded, and here is a single process" in refused.refused[0]
+
+
+@pytest.fixture
+def three(text, tmp_path):
+    """A folder in which checkpoints of steps 1, 2 and 3 were saved."""
+    loop, checkpoints = loop_of(text), Checkpoints(tmp_path, ORIGIN)
+    for _ in range(3):
+        steps(loop, 1)
+        checkpoints.save(loop, CurveLog())
+    return tmp_path
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(data)
+
+
+DAMAGE = {
+    "torn: weights.safetensors has": lambda folder: cut(folder / WEIGHTS),
+    "torn: optimizer.safetensors is missing": lambda folder: (folder / OPTIMIZER).unlink(),
+    "damaged: curve.safetensors": lambda folder: flip(folder / CURVE),
+    "cannot be read": lambda folder: (folder / STATE).unlink(),
+    "cannot be read: Input data was truncated": lambda folder: cut(folder / STATE),
+}
+
+
+@pytest.mark.parametrize("says", DAMAGE)
+def test_a_torn_checkpoint_is_refused_with_the_reason_and_the_older_one_serves(three, says):
+    assert sorted(path.name for path in three.iterdir()) == ["step-00000002", "step-00000003"]
+    (three / ".draft-00000004").mkdir()
+    DAMAGE[says](three / "step-00000003")
+    found = Checkpoints(three, ORIGIN).find()
+    assert found.state.step == 2
+    assert len(found.refused) == 1 and "step 3" in found.refused[0] and says in found.refused[0]
+    assert [path.name for path in three.iterdir()] == ["step-00000002"]
+
+
+@pytest.mark.parametrize("name", ["trial", "environment", "corpus", "tokenizer"])
+def test_a_checkpoint_of_something_else_is_refused(three, name):
+    found = Checkpoints(three, {**ORIGIN, name: "another"}).find()
+    assert found.state is None and len(found.refused) == 2
+    assert all(f"belongs to another {name}" in line for line in found.refused)
+
+
+def test_a_full_disk_leaves_the_older_checkpoints_and_no_draft(text, three, monkeypatch):
+    def full(handle):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    loop = loop_of(text)
+    steps(loop, 4)
+    monkeypatch.setattr("efficientllm.training.tensor_file.os.fsync", full)
+    with pytest.raises(ResultsError, match=r"no checkpoint of step 4: .*No space left"):
+        Checkpoints(three, ORIGIN).save(loop, CurveLog())
+    assert sorted(path.name for path in three.iterdir()) == ["step-00000002", "step-00000003"]
+
+
+class Scaled(torch.Tensor):
+    """Numbers in 8 bits with a scale: a tensor subclass with parts, as low-bit optimisers keep."""
+
+    @staticmethod
+    def __new__(cls, codes, scale):
+        return torch.Tensor._make_wrapper_subclass(cls, codes.shape, dtype=torch.float32)
+
+    def __init__(self, codes, scale):
+        self.codes, self.scale = codes, scale
+
+    def __tensor_flatten__(self):
+        return ["codes", "scale"], None
+
+    @classmethod
+    def __tensor_unflatten__(cls, inner, context, size, stride):
+        return cls(inner["codes"], inner["scale"])
+
+    @classmethod
+    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
+        raise AssertionError(f"{function} was called: a part was not copied by itself")
+
+
+class Coarse(torch.optim.Optimizer):
+    """Momentum in 8 bits, and a count in the group; steps are rounded by chance."""
+
+    def __init__(self, parameters):
+        super().__init__(parameters, {"lr": 0.05, "count": 0})
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            group["count"] += 1
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state = self.state[parameter]
+                if not state:
+                    codes = torch.zeros(parameter.shape, dtype=torch.int8)
+                    state |= {"momentum": Scaled(codes, torch.ones(())), "steps": 0}
+                kept = state["momentum"]
+                momentum = 0.9 * kept.codes * kept.scale + parameter.grad + 1e-4 * torch.rand(parameter.shape)
+                kept.scale.copy_(momentum.abs().max() / 127)
+                kept.codes.copy_((momentum / kept.scale).round())
+                state["steps"] += 1
+                parameter -= group["lr"] / (1 + 0.1 * group["count"]) / state["steps"] * momentum
+
+
+class OnHost:
+    """An optimiser of copies of the weights, as offload has it; the last norm has never had a gradient."""
+
+    def __init__(self, decoder):
+        trained = list(decoder.parameters())
+        self.hosts = {p: torch.nn.Parameter(p.detach().clone()) for p in trained}
+        self.inner = torch.optim.AdamW(self.hosts.values(), lr=0.01)
+        self.param_groups, self._frozen = self.inner.param_groups, decoder.norm.weight
+
+    @torch.no_grad()
+    def step(self):
+        for parameter, host in self.hosts.items():
+            host.grad = None if parameter is self._frozen else parameter.grad
+        self.inner.step()
+        for parameter, host in self.hosts.items():
+            parameter.copy_(host)
+
+    def zero_grad(self, set_to_none=True):
+        for parameter in self.hosts:
+            parameter.grad = None
+
+
+@pytest.mark.parametrize("make", [lambda d: Coarse(d.parameters()), OnHost], ids=["subclass", "host"])
+def test_an_optimizer_with_a_mind_of_its_own_goes_on_exactly(text, tmp_path, make):
+    def loop():
+        made = loop_of(text)
+        made._optimizer = make(made.decoder)
+        return made
+
+    torch.manual_seed(1)
+    stopped = loop()
+    steps(stopped, 4)
+    Checkpoints(tmp_path, ORIGIN).save(stopped, CurveLog())
+    rest = steps(stopped, 6)
+    fresh, checkpoints = loop(), Checkpoints(tmp_path, ORIGIN)
+    checkpoints.load(checkpoints.find().state, fresh, CurveLog())
+    assert steps(fresh, 6) == rest
+    remembered = [len(getattr(of.optimizer, "inner", of.optimizer).state) for of in (stopped, fresh)]
+    assert remembered[0] == remembered[1]
+    assert all(map(torch.equal, fresh.decoder.parameters(), stopped.decoder.parameters()))
+
+
+def test_what_no_checkpoint_can_hold_is_said(text, tmp_path):
+    loop = loop_of(text)
+    steps(loop, 1)
+    loop.optimizer.state[loop.decoder.embed.weight]["past"] = [torch.zeros(1)]
+    with pytest.raises(Unsupported, match=r"optimizer adamw remembers past as a list.*checkpoint_every 0"):
+        Checkpoints(tmp_path, ORIGIN).save(loop, CurveLog())
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_of_another_model_is_refused_by_name(text, three):
+    wider = loop_of(text, "moe")
+    checkpoints = Checkpoints(three, ORIGIN)
+    with pytest.raises(ResultsError, match=r"Delete .*step-00000003"):
+        checkpoints.load(checkpoints.find().state, wider, CurveLog())
+
+
+def test_a_disk_that_takes_no_checkpoint_costs_the_run_nothing_but_its_checkpoints(text, tmp_path):
+    settings = loop_of(text, checkpoint_every=3).settings
+    trial = make_trial(settings=settings, protocol=PROTOCOLS["smoke"], device="cpu", seed=0, repeat=0)
+    (tmp_path / "file").write_text("a file where a folder is wanted")
+    marks = Marks(tmp_path / "events.jsonl", open_device("cpu"), trial.protocol)
+    job = JobFile(trial=trial, cache=str(text / "cache"), threads=1, checkpoints=str(tmp_path / "file" / "kept"))
+    end = run_job(job, marks, marks.device)
+    marks.close()
+    told = sort_out(events.decode_events((tmp_path / "events.jsonl").read_bytes())[0])
+    assert end.outcome == "ok", end
+    (caution,) = (c for c in told.cautions if c.code == "no_checkpoint")
+    assert "Not a directory" in caution.text and "went on" in caution.text
+    assert sum(len(part.values) for part in told.series[0, "loss"]) == STEPS
+    assert "num_checkpoints" not in told.figures[-1]

@@ -102,17 +102,22 @@ class _Remembered:
         self._window, self._log = window, log
 
     def step(self) -> AbstractContextManager[None]:
+        """Time a step."""
         return self._window.step()
 
     def unfinished(self) -> bool:
+        """Whether more steps are wanted."""
         return self._window.unfinished()
 
     def value(self, name: str, unit: str, value: float) -> None:
+        """Append to a series, and remember it."""
         self._log.add(name, unit, value)
         self._window.value(name, unit, value)
 
     def figure(self, name: str, value: float) -> None:
+        """Set a single number."""
         self._window.figure(name, value)
 
     def absent(self, name: str, reason: str) -> None:
+        """Say why a quantity is not measured."""
         self._window.absent(name, reason)
