@@ -204,13 +204,13 @@ class StudyRun:
             shutil.rmtree(self._artifact(trial), ignore_errors=True)
         job = JobFile(
             trial=trial,
+            environment=environment.id,
+            checkpoints=str(checkpoint_folder(self.study, trial, environment) or ""),
             address=self.device.address,
             cache=str(self.cache),
             threads=self.threads,
             artifact=str(self._artifact(trial)) if taken else "",
             parent_artifact=str(self._artifact(parent)) if parent else "",
-            checkpoints=str(checkpoint_folder(self.study, trial, environment) or ""),
-            environment=environment.id,
         )
         run = Run(job, self.device, environment, self._next_id(trial), self._ceilings, self.external)
         try:

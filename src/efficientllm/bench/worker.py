@@ -85,14 +85,14 @@ def run_job(job_file: JobFile, marks: Marks, device: Device) -> events.End:
 def _job(job_file: JobFile, marks: Marks, device: Device) -> Job:
     return Job(
         trial=job_file.trial,
+        environment=job_file.environment,
+        checkpoints=Path(job_file.checkpoints) if job_file.checkpoints else None,
         device=device,
         recorder=marks,
         cache=Path(job_file.cache),
         threads=job_file.threads,
         artifact=Path(job_file.artifact) if job_file.artifact else None,
         parent_artifact=Path(job_file.parent_artifact) if job_file.parent_artifact else None,
-        checkpoints=Path(job_file.checkpoints) if job_file.checkpoints else None,
-        environment=job_file.environment,
     )
 
 

@@ -106,26 +106,26 @@ class Job:
 
     Attributes:
         trial: what to do.
+        environment: id of the environment, code included, that checkpoints belong to.
+        checkpoints: folder of this trial's checkpoints in this environment, from which it goes on after it was
+            stopped; None if it keeps none.
         device: where.
         recorder: whom to tell.
         artifact: folder for what this trial leaves (a checkpoint), or None if nobody takes it.
         parent_artifact: folder that the parent trial left, or None.
         cache: folder for token files and tokenizers, shared by all trials of all studies.
         threads: processor threads to use.
-        checkpoints: folder of this trial's checkpoints in this environment, from which it goes on after it was
-            stopped; None if it keeps none.
-        environment: id of the environment, code included, that checkpoints belong to.
     """
 
     trial: Trial
+    environment: str
+    checkpoints: Path | None
     device: Device
     recorder: Recorder
     artifact: Path | None
     parent_artifact: Path | None
     cache: Path
     threads: int
-    checkpoints: Path | None = None
-    environment: str = ""
 
 
 @dataclass(frozen=True)
