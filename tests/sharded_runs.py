@@ -41,7 +41,10 @@ def loop_of(text, mlp="dense", *, shards=False, **more):
     decoder = build_decoder(settings, vocab_tokens=320, seed=0, device="cpu").to(dtype)
     if shards:
         share_out(decoder)
-    return TrainLoop(decoder, settings, prepared.train, open_device("cpu"), 0)
+    loop = TrainLoop(decoder, settings, prepared.train, open_device("cpu"), 0)
+    if shards:  # one without parameters, as may be where only some of them are shared out
+        loop.optimizer.add_param_group({"params": [], "weight_decay": 0.0})
+    return loop
 
 
 def share_out(decoder):

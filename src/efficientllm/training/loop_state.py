@@ -39,7 +39,7 @@ def write_state(loop: TrainLoop, folder: Path) -> tuple[dict[str, int], Numbers]
         OPTIMIZER: write_tensors(folder / OPTIMIZER, dict(_optimizer_tensors(loop))),
         RANDOM: write_tensors(folder / RANDOM, random_states(loop)),
     }
-    return checksums, {"of_parameters": _numbers(loop), "of_groups": _group_numbers(_inner(loop))}
+    return checksums, {"of_parameters": _numbers(loop), "of_groups": group_numbers(_inner(loop))}
 
 
 def read_state(loop: TrainLoop, folder: Path, numbers: Numbers) -> None:
@@ -126,12 +126,21 @@ def _numbers(loop: TrainLoop) -> Numbers:
     return found
 
 
-def _group_numbers(optimizer: torch.optim.Optimizer) -> list[Numbers]:
+def group_numbers(optimizer: torch.optim.Optimizer) -> list[Numbers]:
     """Return the options of each group: some optimisers count in them."""
     return [
         {key: value.item() if isinstance(value, Tensor) else value for key, value in group.items() if key != "params"}
         for group in optimizer.param_groups
     ]
+
+
+def set_group(group: dict[str, Any], saved: Numbers) -> None:
+    """Set the options of a group, in the form in which it has them."""
+    for key, value in saved.items():
+        if isinstance(group[key], Tensor):
+            group[key].fill_(value)
+        else:
+            group[key] = tuple(value) if isinstance(group[key], tuple) else value
 
 
 @torch.no_grad()
@@ -162,11 +171,7 @@ def _set_numbers(loop: TrainLoop, numbers: Numbers) -> None:
             if not isinstance(value, Tensor):
                 remembered[key] = numbers["of_parameters"][f"{name}/{key}"]
     for group, saved in zip(_inner(loop).param_groups, numbers["of_groups"], strict=True):
-        for key, value in saved.items():
-            if isinstance(group[key], Tensor):
-                group[key].fill_(value)
-            else:
-                group[key] = tuple(value) if isinstance(group[key], tuple) else value
+        set_group(group, saved)
 
 
 @torch.no_grad()

@@ -13,12 +13,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from efficientllm.errors import Unsupported
 from efficientllm.training.group import all_say, rank_here
 from efficientllm.training.loop import TrainLoop
-from efficientllm.training.loop_state import Numbers, random_states, set_random_states
+from efficientllm.training.loop_state import Numbers, group_numbers, random_states, set_group, set_random_states
 from efficientllm.training.tensor_file import file_crc32, read_tensors, sync_folder, write_tensors
 
 SHARDS = "shards"
@@ -36,37 +37,31 @@ def write_shards(loop: TrainLoop, folder: Path) -> tuple[dict[str, int], Numbers
     from torch.distributed.checkpoint.state_dict_saver import save
 
     try:
-        save(_tensors(loop)[0], storage_writer=FileSystemWriter(folder / SHARDS))  # which syncs its files
+        save(_tensors(loop), storage_writer=FileSystemWriter(folder / SHARDS))  # which syncs its files
     except CheckpointException as error:  # on all ranks; it is no Exception
         raise OSError("; ".join(f"rank {rank}: {what[0]}" for rank, what in error.failures.items())) from error
     said = all_say(_own_files(loop, folder))
     for problem in said:
         if isinstance(problem, OSError):
             raise problem
-    groups = [
-        {key: value for key, value in group.items() if key != "params" and not isinstance(value, Tensor)}
-        for group in loop.optimizer.param_groups
-    ]
     checksums = {name: checksum for part in said if isinstance(part, dict) for name, checksum in part.items()}
-    return checksums, {"of_groups": groups}
+    return checksums, {"of_groups": group_numbers(loop.optimizer)}
 
 
+@torch.no_grad()
 def read_shards(loop: TrainLoop, folder: Path, numbers: Numbers) -> None:
-    """Put what `write_shards` wrote into loops that have taken no step, on all ranks together."""
+    """Put what `write_shards` wrote into loops that have taken no step, on all ranks together.
+
+    The shares are filled where they are. `set_state_dict` would do more than is wanted: it casts what is remembered to
+    the weights' type, and takes the options of a group without parameters away.
+    """
     from torch.distributed.checkpoint.filesystem import FileSystemReader
-    from torch.distributed.checkpoint.state_dict import set_state_dict
     from torch.distributed.checkpoint.state_dict_loader import load
 
-    state, groups = _tensors(loop)
+    state = _tensors(loop)  # which lets the optimiser make what it remembers
     load(state, storage_reader=FileSystemReader(folder / SHARDS))
-    buffers = dict(loop.decoder.named_buffers())
-    for name, saved in state["buffers"].items():
-        buffers[name].copy_(saved)
-    optimizer_state: Any = {"state": state["optimizer"], "param_groups": groups}
-    set_state_dict(loop.decoder, loop.optimizer, model_state_dict=state["model"], optim_state_dict=optimizer_state)
     for group, saved in zip(loop.optimizer.param_groups, numbers["of_groups"], strict=True):
-        for key, value in saved.items():
-            group[key] = tuple(value) if isinstance(group[key], tuple) else value
+        set_group(group, saved)
     random = folder / f"random.{rank_here()}.safetensors"
     if random.exists():  # a rank that is new begins with its own
         set_random_states(loop, dict(read_tensors(random)))
@@ -87,8 +82,8 @@ def _own_files(loop: TrainLoop, folder: Path) -> dict[str, int] | OSError:
         return error
 
 
-def _tensors(loop: TrainLoop) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return all tensors, by what they are of, and the groups of the optimiser; tensors alone need no pickle."""
+def _tensors(loop: TrainLoop) -> dict[str, Any]:
+    """Return all tensors, themselves, by what they are of: tensors alone need no pickle."""
     from torch.distributed.checkpoint.state_dict import get_state_dict
 
     model, optimizer = get_state_dict(loop.decoder, loop.optimizer)
@@ -100,6 +95,4 @@ def _tensors(loop: TrainLoop) -> tuple[dict[str, Any], list[dict[str, Any]]]:
                     f"optimizer {loop.settings.optimizer.name} remembers {key} as a {type(value).__name__}, which a "
                     "sharded checkpoint cannot hold: run it with checkpoint_every 0"
                 )
-    buffers = {name: buffer.detach().clone() for name, buffer in loop.decoder.named_buffers()}
-    groups: Any = optimizer["param_groups"]
-    return {"model": model, "optimizer": remembered, "buffers": buffers}, groups
+    return {"model": model, "optimizer": remembered, "buffers": dict(loop.decoder.named_buffers())}
