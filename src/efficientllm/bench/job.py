@@ -15,10 +15,14 @@ class JobFile(msgspec.Struct, frozen=True, kw_only=True):
     """One trial, where it runs, and the folders around it; empty where there is none.
 
     Attributes:
+        environment: id of the environment that the trial runs in.
+        checkpoints: folder of what the trial goes on from; empty if it keeps nothing.
         address: which device of the trial's kind, as `Device.address` says it.
     """
 
     trial: Trial
+    environment: str = ""
+    checkpoints: str = ""
     address: str = ""
     cache: str
     threads: int

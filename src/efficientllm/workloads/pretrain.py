@@ -14,6 +14,7 @@ from efficientllm.training.loop import TrainLoop
 from efficientllm.workloads import quality
 from efficientllm.workloads._contract import Job, OpenWindow, WorkloadEntry
 from efficientllm.workloads.cards import copy_cards
+from efficientllm.workloads.resuming import Resuming
 
 #: At most this part of the token budget goes into warm-up, so that a short run still has a measured segment.
 _WARM_UP_SHARE = 0.25
@@ -21,6 +22,8 @@ _WARM_UP_SHARE = 0.25
 
 def run(job: Job) -> None:
     """Train one model and judge it; the checkpoint goes to the trial's artifact folder.
+
+    Where the job keeps checkpoints it goes on from the newest, see `workloads.resuming`.
 
     Windows: `curve` (the whole run's loss, every step, and what else `TrainLoop.watched` holds), `train` (the measured
     segment: all steps after warm-up; of a model with experts also how evenly they were used), `quality`.
@@ -42,11 +45,12 @@ def run(job: Job) -> None:
             settings, vocab_tokens=prepared.tokenizer.vocab_tokens, seed=job.trial.seed, device=device.torch_device()
         )
         loop = TrainLoop(decoder, settings, prepared.train, device, job.trial.seed)
+    resuming = Resuming(job, loop, prepared)
     copy_cards(recorder, settings)
     with loop.autocast():
         dtype = getattr(torch, settings.dtype)
         recorder.model(facts(decoder, dtype.itemsize, settings.sequence_tokens, trains_in=dtype))
-    _train(job, loop)
+    _train(job, loop, resuming)
     quality.judge(quality.decoder_scorer(decoder, settings), prepared, settings, device, recorder)
     if job.artifact:
         with recorder.phase("save"):
@@ -54,23 +58,27 @@ def run(job: Job) -> None:
         recorder.figure("disk_bytes", weight_file_bytes(job.artifact))
 
 
-def _train(job: Job, loop: TrainLoop) -> None:
+def _train(job: Job, loop: TrainLoop, resuming: Resuming) -> None:
     recorder, settings = job.recorder, loop.settings
     work = train_work(loop.decoder, settings.rows_per_step, settings.sequence_tokens)
-    with recorder.window("curve", work=work, adaptive=False) as curve:
+    with recorder.window("curve", work=work, adaptive=False) as curve_window:
+        curve = resuming.kept(curve_window)
 
         def step() -> None:
             _note(job, loop, curve, loop.step())
 
-        recorder.warm_up(step, max_steps=int(_WARM_UP_SHARE * loop.num_steps))
+        recorder.warm_up(step, max_steps=int(_WARM_UP_SHARE * loop.steps_left))
+        resuming.save_if_due()  # not before: warm-up looks at how long a step takes
         expert_load.reset(loop.decoder)
         with recorder.window("train", work=work, adaptive=False) as window:
             while loop.steps_left:
                 with window.step():
                     loss = loop.step()
                 _note(job, loop, curve, loss)
+                resuming.save_if_due()
             for name, value in expert_load.figures(loop.decoder).items():
                 window.figure(name, value)
+    resuming.tell_cost()
     recorder.figure("tokens_fed", loop.tokens_seen)
     recorder.figure("first_loss", loop.first_loss)
 
