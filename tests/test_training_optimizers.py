@@ -41,7 +41,7 @@ def settings_of(name):
 def steps(model, optimizer, number):
     losses = []
     for step in range(number):
-        set_rate(optimizer, 0.03 / (1 + step))
+        set_rate(optimizer.param_groups, 0.03 / (1 + step))
         loss = model.loss()
         loss.backward()
         optimizer.step()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -13,12 +13,22 @@ from efficientllm import registry
 from efficientllm.errors import UserError, did_you_mean
 from efficientllm.records.choice import Choice
 from efficientllm.records.training_settings import TrainingSettings
-from efficientllm.training.optimizers._contract import OptimizerEntry, parameter_groups
+from efficientllm.training.offload import HostOptimizer
+from efficientllm.training.optimizers._contract import Groups, OptimizerEntry, parameter_groups
 from efficientllm.training.schedules._contract import ScheduleEntry
 
 
-def load_optimizer(settings: TrainingSettings, model: torch.nn.Module) -> torch.optim.Optimizer:
-    """Return the optimiser of a model's trained parameters.
+def load_optimizer(
+    settings: TrainingSettings,
+    model: torch.nn.Module,
+    homes: Mapping[torch.nn.Parameter, torch.Tensor] | None = None,
+) -> torch.optim.Optimizer | HostOptimizer:
+    """Return the optimiser of a model's trained parameters, in the host's memory if the settings offload it.
+
+    Args:
+        settings: which one.
+        model: its parameters are on the device.
+        homes: as in `HostOptimizer`.
 
     Raises:
         UnknownNameError: no such optimiser.
@@ -28,8 +38,15 @@ def load_optimizer(settings: TrainingSettings, model: torch.nn.Module) -> torch.
     entry = _load("optimizer", settings.optimizer, OptimizerEntry)
     _check_options("optimizer", settings.optimizer, entry.build)
     groups = parameter_groups(model, settings)
-    made: torch.optim.Optimizer = entry.build(groups, settings, **settings.optimizer.options)
-    return made
+
+    def build(groups: Groups) -> torch.optim.Optimizer:
+        made: torch.optim.Optimizer = entry.build(groups, settings, **settings.optimizer.options)
+        return made
+
+    if settings.offload == "none":
+        return build(groups)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return HostOptimizer(trained, groups, build, settings, homes)
 
 
 def load_schedule(settings: TrainingSettings) -> Callable[[float], float]:

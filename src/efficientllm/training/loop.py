@@ -18,14 +18,17 @@ from efficientllm.models.decoder import Decoder
 from efficientllm.records.settings import PretrainSettings
 from efficientllm.training.blocks import prepare_blocks
 from efficientllm.training.choose import load_optimizer, load_schedule
+from efficientllm.training.optimizers._contract import set_rate
 from efficientllm.training.schedules._contract import learning_rate
+from efficientllm.training.streaming import StreamedLayers
 
 
 class TrainLoop:
     """An optimiser and a schedule over rows drawn in a seeded order; the loss of each step is checked.
 
-    Weights stay in float32; with another dtype the forward pass runs under autocast. Auxiliary losses of the model's
-    parts are differentiated with the loss, and stay out of what is returned and checked.
+    Weights in float32 stay so: with another dtype the forward pass runs under autocast. Auxiliary losses of the model's
+    parts are differentiated with the loss, and stay out of what is returned and checked. With `offload: weights` the
+    decoder comes in the host's memory.
 
     Attributes:
         watched: (name, unit) -> what else the last step said: `auxiliary_loss`, `expert_load_max_ratio` (see
@@ -39,10 +42,11 @@ class TrainLoop:
         self._device, self._text = device, text
         self._order = TrainOrder(text.num_tokens, settings.sequence_tokens, seed)
         prepare_blocks(decoder, settings)
+        self._streamed = StreamedLayers(decoder, device.torch_device()) if settings.offload == "weights" else None
         self._rate = functools.partial(
             learning_rate, load_schedule(settings), settings.learning_rate, settings.warmup_ratio
         )
-        self._optimizer = load_optimizer(settings, decoder)
+        self._optimizer = load_optimizer(settings, decoder, self._streamed.homes if self._streamed else None)
         self._rows = settings.rows_per_step
         self.num_steps = max(1, settings.tokens // (self._rows * settings.sequence_tokens))
         self.steps_done = 0
@@ -65,12 +69,11 @@ class TrainLoop:
         Raises:
             Diverged: the loss is not finite, or far above where it began.
         """
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._rate(self.steps_done, self.num_steps)
+        set_rate(self._optimizer.param_groups, self._rate(self.steps_done, self.num_steps))
         rows = self._order.rows(self.steps_done, self._rows)
         size = self.settings.micro_batch
         losses = [self._forward_backward(rows[i : i + size]) for i in range(0, self._rows, size)]
-        if self.settings.clip_norm:
+        if self.settings.clip_norm and self.settings.offload == "none":  # else the optimiser does it
             torch.nn.utils.clip_grad_norm_(self.decoder.parameters(), self.settings.clip_norm)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
@@ -102,10 +105,21 @@ class TrainLoop:
         return seen
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """Return the context of the forward pass: autocast to the settings' dtype, nothing for float32."""
-        if self.settings.dtype == "float32":
+        """Return the context of the forward pass: autocast to the settings' dtype, nothing where the weights have it.
+
+        Autocast would keep its copies of all weights to the end of the forward pass; where layers are to leave nothing
+        behind, it makes them anew.
+        """
+        settings = self.settings
+        if settings.dtype == settings.weights_dtype:
             return contextlib.nullcontext()
-        return torch.autocast(self._device.torch_device().type, dtype=getattr(torch, self.settings.dtype))
+        keeps = settings.activation_checkpointing != "full" and settings.offload != "weights"
+        kind, dtype = self._device.torch_device().type, getattr(torch, settings.dtype)
+        return torch.autocast(kind, dtype=dtype, cache_enabled=keeps)
+
+    def at_rest(self) -> contextlib.AbstractContextManager[None]:
+        """Return a context in which all weights can be read and filled, wherever they live, but not computed with."""
+        return contextlib.nullcontext() if self._streamed is None else self._streamed.at_rest()
 
     def _check(self, loss: float) -> None:
         if self.steps_done == 1:

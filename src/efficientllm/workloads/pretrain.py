@@ -11,6 +11,7 @@ from efficientllm.models.checkpoint import save, weight_file_bytes
 from efficientllm.models.costs import facts, train_work
 from efficientllm.records.settings import PretrainSettings
 from efficientllm.training.loop import TrainLoop
+from efficientllm.training.offload import building_device
 from efficientllm.workloads import quality
 from efficientllm.workloads._contract import Job, OpenWindow, WorkloadEntry
 from efficientllm.workloads.cards import copy_cards
@@ -39,7 +40,12 @@ def run(job: Job) -> None:
     recorder.baseline_memory()
     with recorder.phase("load"):
         decoder = build_decoder(
-            settings, vocab_tokens=prepared.tokenizer.vocab_tokens, seed=job.trial.seed, device=device.torch_device()
+            settings,
+            vocab_tokens=prepared.tokenizer.vocab_tokens,
+            seed=job.trial.seed,
+            device=building_device(settings, device.torch_device()),
+            dtype=getattr(torch, settings.weights_dtype),
+            draws_on=device.torch_device(),
         )
         loop = TrainLoop(decoder, settings, prepared.train, device, job.trial.seed)
     copy_cards(recorder, settings)
@@ -49,7 +55,7 @@ def run(job: Job) -> None:
     _train(job, loop)
     quality.judge(quality.decoder_scorer(decoder, settings), prepared, settings, device, recorder)
     if job.artifact:
-        with recorder.phase("save"):
+        with recorder.phase("save"), loop.at_rest():
             save(decoder, settings, job.artifact, prepared.tokenizer.path)
         recorder.figure("disk_bytes", weight_file_bytes(job.artifact))
 

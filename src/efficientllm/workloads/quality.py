@@ -56,11 +56,11 @@ def _score(
 
 
 def decoder_scorer(decoder: Decoder, settings: ModelSettings) -> Scorer:
-    """Return a scorer over a decoder that is in training form: its weights, its autocast type."""
+    """Return a scorer over a decoder that is in training form: its weights, its autocast type if that is another."""
     autocast: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
-    if settings.dtype != "float32":
-        kind = next(decoder.parameters()).device.type
-        autocast = torch.autocast(kind, dtype=getattr(torch, settings.dtype))
+    dtype = getattr(torch, settings.dtype)
+    if dtype != decoder.dtype:
+        autocast = torch.autocast(decoder.device.type, dtype=dtype)
 
     def score(rows_BT: torch.Tensor) -> tuple[float, int]:
         with torch.inference_mode(), autocast:

@@ -40,9 +40,9 @@ def parameter_groups(model: torch.nn.Module, settings: TrainingSettings) -> Grou
     ]
 
 
-def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Set the learning rate of all groups; an optimiser that is compiled holds it as a tensor."""
-    for group in optimizer.param_groups:
+def set_rate(groups: Groups, rate: float) -> None:
+    """Set the learning rate of an optimiser's groups; one that is compiled holds it as a tensor."""
+    for group in groups:
         if isinstance(group["lr"], torch.Tensor):
             group["lr"].fill_(rate)
         else:
