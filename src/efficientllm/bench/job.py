@@ -16,6 +16,8 @@ class JobFile(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         address: which device of the trial's kind, as `Device.address` says it.
+        matmul_peak_flop_per_s: the device's calibrated peak in the trial's number format, for the progress that a
+            person sees; 0 if it is not known.
     """
 
     trial: Trial
@@ -24,3 +26,4 @@ class JobFile(msgspec.Struct, frozen=True, kw_only=True):
     threads: int
     artifact: str = ""
     parent_artifact: str = ""
+    matmul_peak_flop_per_s: float = 0.0
