@@ -6,6 +6,7 @@ import re
 import pytest
 from rich.console import Console
 
+from efficientllm.bench.ceilings import matmul_peak
 from efficientllm.bench.job import JobFile
 from efficientllm.bench.worker import run_job
 from efficientllm.cli._watch import RichWatcher
@@ -14,6 +15,7 @@ from efficientllm.devices.choose import open_device
 from efficientllm.meters.marks import Marks
 from efficientllm.records import events
 from efficientllm.records.choice import Choice
+from efficientllm.records.measurement import Ceilings
 from efficientllm.records.protocol import PROTOCOLS
 from efficientllm.records.settings import PretrainSettings
 from efficientllm.records.trial import make_trial
@@ -162,3 +164,13 @@ def test_the_progress_line_fits_a_hundred_columns_and_keeps_its_note():
     assert any(note in line and "50 %" in line for line in lines), lines
     assert any(line.startswith("study") and "3/12" in line for line in lines)
     assert max(len(line) for line in lines) <= 100
+
+
+def test_a_trial_is_told_the_peak_of_its_number_format_where_it_is_known():
+    ceilings = Ceilings(matmul_peak_flop_per_s={"float32": 1e11, "bfloat16": 4e11})
+    trials = [
+        make_trial(settings=PretrainSettings(dtype=dtype), protocol=PROTOCOLS["smoke"], device="cpu", seed=0, repeat=0)
+        for dtype in ("float32", "bfloat16", "float16")
+    ]
+    assert [matmul_peak(ceilings, trial) for trial in trials] == [1e11, 4e11, 0.0]
+    assert matmul_peak(None, trials[0]) == 0.0

@@ -11,8 +11,8 @@ from efficientllm.data.prepare import prepare
 from efficientllm.devices.choose import open_device
 from efficientllm.errors import UserError
 from efficientllm.models.build import build_decoder
-from efficientllm.recipes.load import recipe_from_text
 from efficientllm.recipes.expand import expand
+from efficientllm.recipes.load import load_recipe, recipe_from_text
 from efficientllm.records.choice import Choice
 from efficientllm.records.settings import PretrainSettings
 from efficientllm.training.blocks import prepare_blocks
@@ -107,7 +107,9 @@ def kept_bytes(decoder, length=256):
 @pytest.mark.parametrize("mlp", ["dense", "moe"])
 def test_recomputing_keeps_fewer_bytes(mlp):
     more = {"mlp": Choice(name=mlp), "mixer": Choice(name="gqa")}
-    nothing, selective, full = (kept_bytes(decoder_of(recompute, **more)) for recompute in ("none", "selective", "full"))
+    nothing, selective, full = (
+        kept_bytes(decoder_of(recompute, **more)) for recompute in ("none", "selective", "full")
+    )
     assert nothing > 1.2 * selective > 1.2 * 1.2 * full
     # of a layer whose all is recomputed its input remains
     residual = 2 * 256 * SMALL["width"] * 4
@@ -181,3 +183,23 @@ def test_settings_that_do_not_go_together_are_one_line_with_file_and_stage(lines
         expand(recipe_from_text(RECIPE.format(lines), "my.yaml"), "cpu")
     said = str(caught.value)
     assert "my.yaml: stages.pretrain" in said and "\n" not in said
+
+
+def test_one_at_a_time_tries_each_lever_alone_and_names_rows_by_it():
+    lines = "dtype: bfloat16\none_at_a_time: true\naxes: {offload: [none, weights], micro_batch: [8, 4, 2]}\nrepeats: 1"
+    plan = expand(
+        recipe_from_text(RECIPE.format(lines) + "baseline: {offload: none, micro_batch: 8}", "my.yaml"), "cpu"
+    )
+    assert [trial.technique() for trial in plan.trials] == ["none", "offload=weights", "micro_batch=4", "micro_batch=2"]
+    assert [trial.baseline for trial in plan.trials] == [True, False, False, False]
+    assert plan.trials[2].axes == {"offload": "none", "micro_batch": "4"}
+    assert [trial.settings.micro_batch for trial in plan.trials] == [8, 8, 4, 2]
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_levers_recipe_holds_the_rows_of_a_step_equal(device):
+    plan = expand(load_recipe("pretraining/levers"), device)
+    assert {trial.settings.rows_per_step for trial in plan.trials} == {8}
+    names = {trial.technique() for trial in plan.trials}
+    assert names >= {"none", "optimizer=adamw8bit", "offload=weights", "weights_dtype=bfloat16", "micro_batch=2"}
+    assert len({trial.id for trial in plan.trials}) == len(plan.trials) == 3 * len(names)

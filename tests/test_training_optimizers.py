@@ -1,8 +1,8 @@
-"""Every optimiser of the folder is held to the contract: it learns, repeats itself, goes on exactly, and is as large as
-it says."""
+"""Every optimiser of the folder is held to the contract: it learns, goes on exactly, and is as large as it says."""
 
 import copy
 import sys
+from itertools import pairwise
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from efficientllm import catalog, registry
 from efficientllm.errors import Unsupported, UserError
 from efficientllm.records.choice import Choice
 from efficientllm.records.training_settings import TrainingSettings
-from efficientllm.training.choose import load_optimizer
+from efficientllm.training.choose import load_optimizer, state_bytes_on_device
 from efficientllm.training.optimizers._contract import set_rate
 
 OPTIMIZERS = catalog.names("optimizer")
@@ -65,7 +65,7 @@ def test_steps_lower_the_loss_and_two_equal_runs_are_bit_equal(name):
     for _ in range(2):
         model = LeastSquares()
         losses = steps(model, load_optimizer(settings_of(name), model), 6)
-        assert all(later < earlier for earlier, later in zip(losses, losses[1:], strict=False)), losses
+        assert all(later < earlier for earlier, later in pairwise(losses)), losses
         runs.append((losses, copy.deepcopy(model.state_dict())))
     assert runs[0][0] == runs[1][0]
     assert all(torch.equal(runs[0][1][key], runs[1][1][key]) for key in SHAPES)
@@ -134,3 +134,19 @@ def test_an_option_that_an_optimiser_does_not_have_is_refused():
     settings = TrainingSettings(optimizer=Choice(name="adamw", options={"rank": 4}))
     with pytest.raises(UserError, match=r"unknown option 'rank' of optimizer adamw\. It has no options\."):
         load_optimizer(settings, LeastSquares())
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_state_of_a_model_on_its_device_is_the_sum_over_its_trained_parameters(name):
+    model = LeastSquares()
+    model.gain.requires_grad_(False)
+    optimizer = load_optimizer(settings_of(name), model)
+    loss = model.loss()
+    loss.backward()
+    optimizer.step()
+    held = sum(
+        part.nbytes for state in optimizer.state.values() for value in state.values() for part in storages(value)
+    )
+    assert state_bytes_on_device(settings_of(name), model) == held
+    away = TrainingSettings(optimizer=Choice(name=name), offload="optimizer")
+    assert state_bytes_on_device(away, model) == 0

@@ -1,6 +1,7 @@
 """Every schedule of the folder is held to the contract."""
 
 import functools
+from itertools import pairwise
 
 import pytest
 
@@ -21,7 +22,7 @@ def test_it_begins_at_the_peak_never_rises_and_ends_at_the_final_rate(name, fina
     share = functools.partial(registry.load("schedule", name).share, final_ratio=final)
     shares = [share(place) for place in WAY]
     assert shares[0] == pytest.approx(1.0)
-    assert all(later <= earlier + 1e-12 for earlier, later in zip(shares, shares[1:], strict=False))
+    assert all(later <= earlier + 1e-12 for earlier, later in pairwise(shares))
     assert shares[-1] == pytest.approx(1.0 if name == "constant" else final)
 
 

@@ -23,8 +23,8 @@ def initialise(module: nn.Module, seed: int, num_layers: int, draws_on: torch.de
     """Draw the weights of all our dense and embedding layers; other parameters stay as they were made.
 
     A layer that writes to the residual stream is divided by sqrt(2 * num_layers) (GPT-2). The draw of a parameter
-    depends on the seed, its name and the type of device (`draws_on`, or where it is) alone, so that two decoders which differ in one slot start
-    with the same numbers everywhere else.
+    depends on the seed, its name and the type of device (`draws_on`, or where it is) alone, so that two decoders which
+    differ in one slot start with the same numbers everywhere else.
     """
     with torch.no_grad():
         for name, part in module.named_modules():

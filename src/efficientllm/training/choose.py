@@ -49,6 +49,18 @@ def load_optimizer(
     return HostOptimizer(trained, groups, build, settings, homes)
 
 
+def state_bytes_on_device(settings: TrainingSettings, model: torch.nn.Module) -> int:
+    """Return the bytes of the optimiser's state that lie on the device of a model.
+
+    Raises:
+        As `load_optimizer`.
+    """
+    if settings.offload != "none":
+        return 0
+    entry = _load("optimizer", settings.optimizer, OptimizerEntry)
+    return sum(entry.state_bytes(p.shape, p.dtype) for p in model.parameters() if p.requires_grad)
+
+
 def load_schedule(settings: TrainingSettings) -> Callable[[float], float]:
     """Return progress -> share of the peak rate.
 

@@ -66,7 +66,8 @@ class Evaluation:
 def evaluation_rows(heldout: TokenFile, settings: PretrainSettings) -> Tokens:
     """Return rows for `evaluate_tokens` targets, as many as `heldout_tokens` fill at most, one at least.
 
-    They are spread over the `valid` rows that belong to the trial's own `test` rows: only those share nothing with them.
+    They are spread over the `valid` rows that belong to the trial's own `test` rows: these alone share nothing with
+    them.
     """
     valid_RT, _ = heldout.heldout_rows(settings.sequence_tokens, settings.heldout_tokens, "valid")
     wanted = min(len(valid_RT), max(1, settings.evaluate_tokens // settings.sequence_tokens))

@@ -13,6 +13,7 @@ from efficientllm.models.build import build_decoder
 from efficientllm.models.checkpoint import save, weight_file_bytes
 from efficientllm.models.costs import facts, train_work
 from efficientllm.records.settings import PretrainSettings
+from efficientllm.training.choose import state_bytes_on_device
 from efficientllm.training.loop import TrainLoop
 from efficientllm.training.offload import building_device
 from efficientllm.workloads import quality
@@ -27,8 +28,8 @@ _WARM_UP_SHARE = 0.25
 def run(job: Job) -> None:
     """Train one model and judge it; the checkpoint goes to the trial's artifact folder.
 
-    Windows: `curve` (the whole run, see `workloads.curve`), `train` (the measured segment: all steps after warm-up; of a
-    model with experts also how evenly they were used), `quality`.
+    Windows: `curve` (the whole run, see `workloads.curve`), `train` (the measured segment: all steps after warm-up; of
+    a model with experts also how evenly they were used), `quality`.
 
     Raises:
         Diverged: the loss became NaN or exploded.
@@ -66,16 +67,15 @@ def run(job: Job) -> None:
 
 def _train(job: Job, loop: TrainLoop, heldout: TokenFile) -> None:
     recorder, settings = job.recorder, loop.settings
-    work = train_work(loop.decoder, settings.rows_per_step, settings.sequence_tokens)
+    state_bytes = state_bytes_on_device(settings, loop.decoder)
+    work = train_work(loop.decoder, settings.rows_per_step, settings.sequence_tokens, state_bytes)
     with recorder.window("curve", work=work, adaptive=False) as curve_window:
         curve, losses = Curve(job, loop, heldout, work, curve_window), [0.0]
 
         def step() -> None:
             losses[0] = loop.step()
 
-        recorder.warm_up(
-            step, max_steps=int(_WARM_UP_SHARE * loop.num_steps), after=lambda: curve.note(losses[0])
-        )
+        recorder.warm_up(step, max_steps=int(_WARM_UP_SHARE * loop.num_steps), after=lambda: curve.note(losses[0]))
         expert_load.reset(loop.decoder)
         begin_s, evaluation_s = time.perf_counter(), curve.evaluation_s
         with recorder.window("train", work=work, adaptive=False) as window:

@@ -30,9 +30,7 @@ def build(groups: Groups, settings: TrainingSettings) -> torch.optim.Optimizer:
     try:
         from torchao.optim import AdamW8bit
     except ImportError as error:
-        raise Unsupported(
-            f"optimizer adamw8bit needs torchao ({error}): pip install 'efficientllm[lowbit]'"
-        ) from error
+        raise Unsupported(f"optimizer adamw8bit needs torchao ({error}): pip install 'efficientllm[lowbit]'") from error
     on_host = all(p.device.type == "cpu" for group in groups for p in group["params"])
 
     class Optimizer(AdamW8bit):  # type: ignore[misc] # torchao says no types
