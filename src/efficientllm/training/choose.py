@@ -43,10 +43,7 @@ def load_optimizer(
         made: torch.optim.Optimizer = entry.build(groups, settings, **settings.optimizer.options)
         return made
 
-    if settings.offload == "none":
-        return build(groups)
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return HostOptimizer(trained, groups, build, settings, homes)
+    return build(groups) if settings.offload == "none" else HostOptimizer(groups, build, settings, homes)
 
 
 def state_bytes_on_device(settings: TrainingSettings, model: torch.nn.Module) -> int:

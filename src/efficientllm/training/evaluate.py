@@ -13,6 +13,7 @@ import torch
 from efficientllm.data.packing import TokenFile, Tokens
 from efficientllm.devices._contract import Device
 from efficientllm.models.decoder import Decoder
+from efficientllm.records.model_settings import ModelSettings
 from efficientllm.records.settings import PretrainSettings
 
 _ROWS_AT_ONCE = 8
@@ -40,7 +41,7 @@ class Evaluation:
             DataError: the held-out text is too short to be parted in `test` and `valid` rows.
         """
         self._decoder, self._device, self._autocast = decoder, device, autocast
-        self._every = settings.evaluate_every
+        self._settings, self._every = settings, settings.evaluate_every
         self._rows_RT = evaluation_rows(heldout, settings) if self._every else np.empty((0, 2), dtype=np.int64)
         self.num_tokens = self._rows_RT[:, 1:].size
         self.elapsed_s = 0.0
@@ -54,13 +55,21 @@ class Evaluation:
         self._device.synchronize()
         begin_s = time.perf_counter()
         nats = []
-        with self._autocast():
+        with self._autocast(), as_it_is(self._settings):
             for start in range(0, len(self._rows_RT), _ROWS_AT_ONCE):
                 rows = torch.from_numpy(self._rows_RT[start : start + _ROWS_AT_ONCE]).to(self._device.torch_device())
                 nats.append(self._decoder.loss_sum(rows[:, :-1], rows[:, 1:])[0])
         mean = float(torch.stack(nats).sum()) / self.num_tokens
         self.elapsed_s += time.perf_counter() - begin_s
         return mean
+
+
+def as_it_is(settings: ModelSettings) -> contextlib.AbstractContextManager[Any]:
+    """Return a region in which layers compiled for training run uncompiled: other shapes would compile them anew."""
+    if not settings.compile:
+        return contextlib.nullcontext()
+    region: contextlib.AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return region
 
 
 def evaluation_rows(heldout: TokenFile, settings: PretrainSettings) -> Tokens:

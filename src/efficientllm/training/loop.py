@@ -18,9 +18,12 @@ from efficientllm.models.decoder import Decoder
 from efficientllm.records.settings import PretrainSettings
 from efficientllm.training.blocks import prepare_blocks
 from efficientllm.training.choose import load_optimizer, load_schedule
+from efficientllm.training.clipping import clipped_step
+from efficientllm.training.offload import HostOptimizer
 from efficientllm.training.optimizers._contract import set_rate
 from efficientllm.training.schedules._contract import learning_rate
 from efficientllm.training.streaming import StreamedLayers
+from efficientllm.training.tokens import StepTokens
 
 
 class TrainLoop:
@@ -39,16 +42,16 @@ class TrainLoop:
         self, decoder: Decoder, settings: PretrainSettings, text: TokenFile, device: Device, seed: int
     ) -> None:
         self.decoder, self.settings = decoder, settings
-        self._device, self._text = device, text
-        self._order = TrainOrder(text.num_tokens, settings.sequence_tokens, seed)
+        self._device = device
+        order = TrainOrder(text.num_tokens, settings.sequence_tokens, seed)
+        self._tokens = StepTokens(text, order, settings, device.torch_device())
         prepare_blocks(decoder, settings)
         self._streamed = StreamedLayers(decoder, device.torch_device()) if settings.offload == "weights" else None
         self._rate = functools.partial(
             learning_rate, load_schedule(settings), settings.learning_rate, settings.warmup_ratio
         )
         self._optimizer = load_optimizer(settings, decoder, self._streamed.homes if self._streamed else None)
-        self._rows = settings.rows_per_step
-        self.num_steps = max(1, settings.tokens // (self._rows * settings.sequence_tokens))
+        self.num_steps = max(1, settings.tokens // (settings.rows_per_step * settings.sequence_tokens))
         self.steps_done = 0
         self.first_loss = math.nan
         self.watched: dict[tuple[str, str], float] = {}
@@ -56,7 +59,7 @@ class TrainLoop:
     @property
     def tokens_seen(self) -> int:
         """Tokens trained on so far."""
-        return self.steps_done * self._rows * self.settings.sequence_tokens
+        return self.steps_done * self.settings.rows_per_step * self.settings.sequence_tokens
 
     @property
     def steps_left(self) -> int:
@@ -70,24 +73,23 @@ class TrainLoop:
             Diverged: the loss is not finite, or far above where it began.
         """
         set_rate(self._optimizer.param_groups, self._rate(self.steps_done, self.num_steps))
-        rows = self._order.rows(self.steps_done, self._rows)
-        size = self.settings.micro_batch
-        losses = [self._forward_backward(rows[i : i + size]) for i in range(0, self._rows, size)]
-        if self.settings.clip_norm and self.settings.offload == "none":  # else the optimiser does it
-            torch.nn.utils.clip_grad_norm_(self.decoder.parameters(), self.settings.clip_norm)
-        self._optimizer.step()
+        losses = [self._forward_backward(tokens_BT) for tokens_BT in self._tokens.of(self.steps_done)]
+        if isinstance(self._optimizer, HostOptimizer):
+            self._optimizer.step()  # which clips by itself
+        else:
+            clipped_step(self._optimizer, self.settings.clip_norm)
         self._optimizer.zero_grad(set_to_none=True)
         seen = self._seen(losses)
         self.decoder.after_step()
         self.steps_done += 1
+        if self.steps_left:
+            self._tokens.fetch(self.steps_done)  # while the device is still at work on this step
         value, *others = torch.stack(list(seen.values())).tolist()  # all that is read of the device, at once
         self.watched = dict(zip(list(seen)[1:], others, strict=True))
         self._check(value)
         return float(value)
 
-    def _forward_backward(self, starts: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
-        rows_BT = self._text.rows(starts, self.settings.sequence_tokens)
-        tokens_BT = torch.from_numpy(rows_BT).to(self._device.torch_device(), non_blocking=True)
+    def _forward_backward(self, tokens_BT: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         with self.autocast():
             loss, extra = self.decoder.losses(tokens_BT[:, :-1], tokens_BT[:, 1:])
         ((loss if extra is None else loss + extra) / self.settings.passes).backward()

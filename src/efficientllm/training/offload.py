@@ -18,13 +18,11 @@ from torch import Tensor, nn
 
 from efficientllm.errors import Unsupported
 from efficientllm.records.training_settings import TrainingSettings
+from efficientllm.training.clipping import scale_gradients
 from efficientllm.training.optimizers._contract import Groups
 
 #: Weights that are stepped before they begin to travel up: enough to hide the start of a copy.
 _CHUNK_BYTES = 64 * 1024**2
-
-#: As torch's own clipping adds it to the norm.
-_CLIP_EPSILON = 1e-6
 
 
 class Lane:
@@ -69,8 +67,7 @@ class HostOptimizer:
     It clips by itself: when the last gradient, and with it the norm, is known, the others have left the device.
 
     Args:
-        parameters: what is trained, on the device, in the model's order.
-        groups: the same as groups.
+        groups: parameter groups, on the device.
         build: makes the optimiser of groups of host parameters.
         settings: `passes` and `clip_norm` count.
         homes: parameter -> its weights in the host's memory, for those that `streaming.py` brings to the device when
@@ -79,7 +76,6 @@ class HostOptimizer:
 
     def __init__(
         self,
-        parameters: list[nn.Parameter],
         groups: Groups,
         build: Callable[[Groups], torch.optim.Optimizer],
         settings: TrainingSettings,
@@ -87,6 +83,7 @@ class HostOptimizer:
     ) -> None:
         self._homes = homes or {}
         self._passes, self._clip_norm = settings.passes, settings.clip_norm
+        parameters = [p for group in groups for p in group["params"]]
         self._hosts = {p: self._host(p) for p in parameters}
         self._gradients = {p: _pinned_like(p) for p in self._hosts}
         self.inner = build([{**group, "params": [self._hosts[p] for p in group["params"]]} for group in groups])
@@ -110,9 +107,9 @@ class HostOptimizer:
             if parameter.grad is not None:  # it took part in fewer passes than the others
                 self._send(parameter)
         self._down.finish()
-        scale = self._scale()
+        norm = self._norm()
         for chunk in self._chunks:
-            self._step_chunk([p for p in chunk if p in self._norms], scale)
+            self._step_chunk([p for p in chunk if p in self._norms], norm)
         self._up.wait(self._up.mark())
         self._norms.clear()
         self._num_complete = dict.fromkeys(self._hosts, 0)
@@ -159,21 +156,22 @@ class HostOptimizer:
             kept.copy_(total, non_blocking=True)
         self._down.used(gradient)
 
-    def _scale(self) -> float:
-        """Return what all gradients are multiplied by, so that their global norm is within bounds."""
+    def _norm(self) -> Tensor | None:
+        """Return the norm of all gradients, on the host; None if nobody asks for it."""
         if not self._clip_norm or not self._norms:
-            return 1.0
-        norm = torch.linalg.vector_norm(torch.stack([self._norms[p] for p in self._hosts if p in self._norms]))
-        return float((self._clip_norm / (norm + _CLIP_EPSILON)).clamp(max=1.0))
+            return None
+        norms = [self._norms[p] for p in self._hosts if p in self._norms]
+        norm: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+        return norm.cpu()
 
-    def _step_chunk(self, chunk: list[nn.Parameter], scale: float) -> None:
+    def _step_chunk(self, chunk: list[nn.Parameter], norm: Tensor | None) -> None:
         """Step those parameters alone: the optimiser passes by what has no gradient."""
         if not chunk:
             return
         for parameter in chunk:
             self._hosts[parameter].grad = self._gradients[parameter]
-        if scale != 1.0:
-            torch._foreach_mul_([self._gradients[p] for p in chunk], scale)
+        if norm is not None:
+            scale_gradients(self.inner, [self._hosts[p] for p in chunk], norm, self._clip_norm)
         self.inner.step()
         for parameter in chunk:
             self._hosts[parameter].grad = None

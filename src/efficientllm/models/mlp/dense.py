@@ -7,6 +7,7 @@ from torch import Tensor
 
 from efficientllm.models.linear import Linear
 from efficientllm.models.mlp._contract import Mlp, MlpEntry
+from efficientllm.models.mlp._gated import gated_down, serves
 from efficientllm.models.shape import Shape
 from efficientllm.records.card import Card
 
@@ -37,7 +38,10 @@ class GatedMlp(Mlp):
         }
 
     def _layers(self, x_BTD: Tensor) -> Tensor:
-        gate_BTF, up_BTF = self.gate_up(x_BTD).chunk(2, -1)
+        gate_up_BTG = self.gate_up(x_BTD)
+        if serves(x_BTD) and not self.shape.mlp_bias:
+            return gated_down(gate_up_BTG, self.down.weight)
+        gate_BTF, up_BTF = gate_up_BTG.chunk(2, -1)
         out_BTD: Tensor = self.down(F.silu(gate_BTF) * up_BTF)
         return out_BTD
 
