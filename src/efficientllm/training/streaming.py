@@ -28,10 +28,11 @@ class _Layer:
     """One layer's weights: where they live, and whether they are on the device."""
 
     def __init__(self, block: nn.Module, device: torch.device) -> None:
-        self.homes = {parameter: _home(parameter, device) for parameter in block.parameters()}
+        # what is not trained is small, and changed by the layer itself where it is: it stays on the device
+        self.homes = {p: _home(p, device) for p in block.parameters() if p.requires_grad}
         for parameter in self.homes:
             parameter.data = torch.empty(0, dtype=parameter.dtype)
-        block.to(device)  # the buffers
+        block.to(device)  # all else
         for parameter, home in self.homes.items():
             parameter.data = torch.empty(home.shape, dtype=home.dtype, device=device)
         self.here, self.in_backward = True, False
