@@ -18,6 +18,8 @@ class JobFile(msgspec.Struct, frozen=True, kw_only=True):
         environment: id of the environment that the trial runs in.
         checkpoints: folder of what the trial goes on from; empty if it keeps nothing.
         address: which device of the trial's kind, as `Device.address` says it.
+        matmul_peak_flop_per_s: the device's calibrated peak in the trial's number format, for the progress that a
+            person sees; 0 if it is not known.
     """
 
     trial: Trial
@@ -28,3 +30,4 @@ class JobFile(msgspec.Struct, frozen=True, kw_only=True):
     threads: int
     artifact: str = ""
     parent_artifact: str = ""
+    matmul_peak_flop_per_s: float = 0.0

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import efficientllm
 from efficientllm.bench.batch import Workers
-from efficientllm.bench.ceilings import PATIENCE_S, calibrate, ceilings_of
+from efficientllm.bench.ceilings import PATIENCE_S, calibrate, ceilings_of, matmul_peak
 from efficientllm.bench.digest import code_digest
 from efficientllm.bench.distinct import distinct_models
 from efficientllm.bench.folders import artifact_folder, checkpoint_folder, forget_checkpoints
@@ -211,6 +211,7 @@ class StudyRun:
             threads=self.threads,
             artifact=str(self._artifact(trial)) if taken else "",
             parent_artifact=str(self._artifact(parent)) if parent else "",
+            matmul_peak_flop_per_s=matmul_peak(self._ceilings, trial),
         )
         run = Run(job, self.device, environment, self._next_id(trial), self._ceilings, self.external)
         try:

@@ -93,6 +93,7 @@ def _job(job_file: JobFile, marks: Marks, device: Device) -> Job:
         threads=job_file.threads,
         artifact=Path(job_file.artifact) if job_file.artifact else None,
         parent_artifact=Path(job_file.parent_artifact) if job_file.parent_artifact else None,
+        matmul_peak_flop_per_s=job_file.matmul_peak_flop_per_s,
     )
 
 

@@ -64,7 +64,7 @@ class Embedding(nn.Embedding):
 
 def stored_bytes(module: nn.Module) -> int:
     """Return the bytes of a module's parameters, each storage once."""
-    held = {p.untyped_storage().data_ptr(): p.nbytes for p in module.parameters() if p.device.type != "meta"}
+    held = {p.untyped_storage()._cdata: p.nbytes for p in module.parameters() if p.device.type != "meta"}
     return sum(held.values())
 
 

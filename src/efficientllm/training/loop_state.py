@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from efficientllm.errors import ResultsError, Unsupported
 from efficientllm.training.flatten import plain_tensors
@@ -39,7 +39,7 @@ def write_state(loop: TrainLoop, folder: Path) -> tuple[dict[str, int], Numbers]
         OPTIMIZER: write_tensors(folder / OPTIMIZER, dict(_optimizer_tensors(loop))),
         RANDOM: write_tensors(folder / RANDOM, random_states(loop)),
     }
-    return checksums, {"of_parameters": _numbers(loop), "of_groups": group_numbers(_inner(loop))}
+    return checksums, {"of_parameters": _numbers(loop), "of_groups": group_numbers(loop.optimizer)}
 
 
 def read_state(loop: TrainLoop, folder: Path, numbers: Numbers) -> None:
@@ -52,7 +52,7 @@ def read_state(loop: TrainLoop, folder: Path, numbers: Numbers) -> None:
     _drop_state(loop, {*numbers["of_parameters"], *tensor_names(folder / OPTIMIZER)})
     _fill(dict(_optimizer_tensors(loop)), folder / OPTIMIZER)
     _fill(_model_tensors(loop), folder / WEIGHTS)  # after the step that made the optimiser's state
-    for parameter, host in _hosts(loop).items():
+    for parameter, host in loop.hosts.items():
         if parameter.untyped_storage().nbytes():  # of a layer that is not on the device there is nothing else
             parameter.detach().copy_(host)
     _set_numbers(loop, numbers)
@@ -73,27 +73,15 @@ def set_random_states(loop: TrainLoop, states: Mapping[str, Tensor]) -> None:
         torch.cuda.set_rng_state(states["cuda"], loop.decoder.device)
 
 
-def _inner(loop: TrainLoop) -> torch.optim.Optimizer:
-    """Return the optimiser itself where it is wrapped in something that brings gradients to it and weights back."""
-    inner: torch.optim.Optimizer = getattr(loop.optimizer, "inner", loop.optimizer)
-    return inner
-
-
-def _hosts(loop: TrainLoop) -> Mapping[nn.Parameter, Tensor]:
-    """Return parameter -> the tensor that counts in its place, where the optimiser keeps one (offload)."""
-    hosts: Mapping[nn.Parameter, Tensor] = getattr(loop.optimizer, "hosts", {})
-    return hosts
-
-
 def _model_tensors(loop: TrainLoop) -> dict[str, Tensor]:
-    hosts = _hosts(loop)
+    hosts = loop.hosts
     weights = {name: hosts.get(parameter, parameter).detach() for name, parameter in loop.decoder.named_parameters()}
     return weights | {f"buffer/{name}": buffer for name, buffer in loop.decoder.named_buffers()}
 
 
 def _remembered(loop: TrainLoop) -> Iterator[tuple[str, Tensor, dict[str, Any]]]:
     """Yield the name of each trained parameter, what the optimiser knows it by, and what it remembers of it."""
-    optimizer, hosts = _inner(loop), _hosts(loop)
+    optimizer, hosts = loop.optimizer, loop.hosts
     for name, parameter in loop.decoder.named_parameters():
         known = hosts.get(parameter, parameter)
         if known in optimizer.state:
@@ -109,7 +97,7 @@ def _optimizer_tensors(loop: TrainLoop) -> Iterator[tuple[str, Tensor]]:
 
 def _numbers(loop: TrainLoop) -> Numbers:
     found: Numbers = {}
-    if len(list(_remembered(loop))) != len(_inner(loop).state):
+    if len(list(_remembered(loop))) != len(loop.optimizer.state):
         raise Unsupported(
             "the optimiser remembers something of weights that are not the model's, which a checkpoint cannot hold: "
             "run it with checkpoint_every 0"
@@ -150,7 +138,7 @@ def _make_state(loop: TrainLoop) -> None:
     A tensor subclass comes into being in this way alone, and torch's own `load_state_dict` would cast moments to the
     weights' type.
     """
-    optimizer = _inner(loop)
+    optimizer = loop.optimizer
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             parameter.grad = torch.zeros_like(parameter)
@@ -162,7 +150,7 @@ def _drop_state(loop: TrainLoop, saved: Collection[str]) -> None:
     """Forget what was made for parameters that had never had a gradient when the checkpoint was written."""
     for name, known, _ in list(_remembered(loop)):
         if not any(key.startswith(f"{name}/") for key in saved):
-            del _inner(loop).state[known]
+            del loop.optimizer.state[known]
 
 
 def _set_numbers(loop: TrainLoop, numbers: Numbers) -> None:
@@ -170,7 +158,7 @@ def _set_numbers(loop: TrainLoop, numbers: Numbers) -> None:
         for key, value in remembered.items():
             if not isinstance(value, Tensor):
                 remembered[key] = numbers["of_parameters"][f"{name}/{key}"]
-    for group, saved in zip(_inner(loop).param_groups, numbers["of_groups"], strict=True):
+    for group, saved in zip(loop.optimizer.param_groups, numbers["of_groups"], strict=True):
         set_group(group, saved)
 
 

@@ -49,8 +49,17 @@ class Recorder(Protocol):
         """Time a part of start-up or tear-down (`load`, `warmup` …)."""
         ...
 
-    def warm_up(self, step: Callable[[], object], *, max_steps: int | None = None) -> int:
-        """Call `step` until step time is steady, as the protocol says; return how often it was called."""
+    def warm_up(
+        self,
+        step: Callable[[], object],
+        *,
+        max_steps: int | None = None,
+        after: Callable[[], object] | None = None,
+    ) -> int:
+        """Call `step` until step time is steady, as the protocol says; return how often it was called.
+
+        `after` is called after each step, outside of its time.
+        """
         ...
 
     def attempt(self, name: str, coordinates: dict[str, int]) -> AbstractContextManager[None]:
@@ -115,6 +124,7 @@ class Job:
         parent_artifact: folder that the parent trial left, or None.
         cache: folder for token files and tokenizers, shared by all trials of all studies.
         threads: processor threads to use.
+        matmul_peak_flop_per_s: as in `bench.job.JobFile`.
     """
 
     trial: Trial
@@ -126,6 +136,7 @@ class Job:
     parent_artifact: Path | None
     cache: Path
     threads: int
+    matmul_peak_flop_per_s: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -38,3 +38,12 @@ def parameter_groups(model: torch.nn.Module, settings: TrainingSettings) -> Grou
         {"params": [p for p in trained if p.dim() >= 2], "weight_decay": settings.weight_decay},
         {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
     ]
+
+
+def set_rate(groups: Groups, rate: float) -> None:
+    """Set the learning rate of an optimiser's groups; one that is compiled holds it as a tensor."""
+    for group in groups:
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
