@@ -12,6 +12,7 @@ from efficientllm.bench.batch import Workers
 from efficientllm.bench.ceilings import PATIENCE_S, calibrate, ceilings_of, matmul_peak
 from efficientllm.bench.digest import code_digest
 from efficientllm.bench.distinct import distinct_models
+from efficientllm.bench.folders import artifact_folder, checkpoint_folder, forget_checkpoints
 from efficientllm.bench.job import JobFile
 from efficientllm.bench.judging import judged
 from efficientllm.bench.lock import study_lock
@@ -184,6 +185,7 @@ class StudyRun:
     def _end(self, measurement: Measurement, *, stored_before: bool, write: bool = False) -> None:
         if write:
             measurement = store(self.study, measurement)
+        forget_checkpoints(self.study, measurement.trial, measurement.environment)
         self.measurements.append(measurement)
         self.watcher.ended(measurement, stored_before=stored_before)
 
@@ -192,6 +194,7 @@ class StudyRun:
         if parent is not None and not self._artifact(parent).is_dir():
             self.watcher.note(f"making {parent.technique()} again: its checkpoint is gone, its record stays")
             self._run(parent)
+            forget_checkpoints(self.study, parent, self._environments[parent.id])
         return self._run(trial)
 
     def _run(self, trial: Trial) -> Measurement:
@@ -201,6 +204,8 @@ class StudyRun:
             shutil.rmtree(self._artifact(trial), ignore_errors=True)
         job = JobFile(
             trial=trial,
+            environment=environment.id,
+            checkpoints=str(checkpoint_folder(self.study, trial, environment) or ""),
             address=self.device.address,
             cache=str(self.cache),
             threads=self.threads,
@@ -259,8 +264,7 @@ class StudyRun:
         return next((trial for trial in self.plan.trials if trial.id == trial_id), None)
 
     def _artifact(self, trial: Trial) -> Path:
-        """Return the folder of a trial's artifact; the environment is in its name, so that none is ever stale."""
-        return self.study.artifact_folder(f"{trial.id}-{self._environments[trial.id].id}")
+        return artifact_folder(self.study, trial, self._environments[trial.id])
 
 
 def open_run(recipe: Recipe, results: Path, watcher: Watcher, external: Path | None = None) -> StudyRun:

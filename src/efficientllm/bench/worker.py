@@ -85,6 +85,8 @@ def run_job(job_file: JobFile, marks: Marks, device: Device) -> events.End:
 def _job(job_file: JobFile, marks: Marks, device: Device) -> Job:
     return Job(
         trial=job_file.trial,
+        environment=job_file.environment,
+        checkpoints=Path(job_file.checkpoints) if job_file.checkpoints else None,
         device=device,
         recorder=marks,
         cache=Path(job_file.cache),

@@ -66,6 +66,15 @@ class TrainLoop:
         """Steps until the budget is used."""
         return self.num_steps - self.steps_done
 
+    @property
+    def optimizer(self) -> Any:
+        """What changes the weights: one of torch's, or a `HostOptimizer` around one."""
+        return self._optimizer
+
+    def go_on(self, steps_done: int, first_loss: float) -> None:
+        """Count on from there; weights and what the optimiser remembers have been put in place (`checkpoint.py`)."""
+        self.steps_done, self.first_loss = steps_done, first_loss
+
     def step(self) -> float:
         """Take one optimiser step; return its mean loss in nats a token, without auxiliary losses.
 

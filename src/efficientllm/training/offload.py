@@ -72,6 +72,10 @@ class HostOptimizer:
         settings: `passes` and `clip_norm` count.
         homes: parameter -> its weights in the host's memory, for those that `streaming.py` brings to the device when
             they are due: nothing of them stays there, gradients of earlier passes included.
+
+    Attributes:
+        inner: the optimiser itself.
+        hosts: parameter -> the one that counts in its place, in the host's memory.
     """
 
     def __init__(
@@ -84,15 +88,15 @@ class HostOptimizer:
         self._homes = homes or {}
         self._passes, self._clip_norm = settings.passes, settings.clip_norm
         parameters = [p for group in groups for p in group["params"]]
-        self._hosts = {p: self._host(p) for p in parameters}
-        self._gradients = {p: _pinned_like(p) for p in self._hosts}
-        self.inner = build([{**group, "params": [self._hosts[p] for p in group["params"]]} for group in groups])
+        self.hosts = {p: self._host(p) for p in parameters}
+        self._gradients = {p: _pinned_like(p) for p in self.hosts}
+        self.inner = build([{**group, "params": [self.hosts[p] for p in group["params"]]} for group in groups])
         device = parameters[0].device
         self._down, self._up = Lane(device), Lane(device)
         self._chunks = list(_chunks(parameters))
-        self._num_complete = dict.fromkeys(self._hosts, 0)
+        self._num_complete = dict.fromkeys(self.hosts, 0)
         self._norms: dict[nn.Parameter, Tensor] = {}
-        for parameter in self._hosts:
+        for parameter in self.hosts:
             parameter.register_post_accumulate_grad_hook(self._complete)
 
     @property
@@ -103,7 +107,7 @@ class HostOptimizer:
     @torch.no_grad()
     def step(self) -> None:
         """Change the weights by the gradients of this step, and bring them to the device."""
-        for parameter in self._hosts:
+        for parameter in self.hosts:
             if parameter.grad is not None:  # it took part in fewer passes than the others
                 self._send(parameter)
         self._down.finish()
@@ -112,22 +116,10 @@ class HostOptimizer:
             self._step_chunk([p for p in chunk if p in self._norms], norm)
         self._up.wait(self._up.mark())
         self._norms.clear()
-        self._num_complete = dict.fromkeys(self._hosts, 0)
+        self._num_complete = dict.fromkeys(self.hosts, 0)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Do nothing: `step` uses the gradients up."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state of the optimiser itself, as if it were on the device."""
-        return self.inner.state_dict()
-
-    @torch.no_grad()
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over a saved state, and the weights that the device holds now."""
-        self.inner.load_state_dict(state)
-        for parameter, host in self._hosts.items():
-            if parameter not in self._homes:
-                host.copy_(parameter)
 
     def _host(self, parameter: nn.Parameter) -> nn.Parameter:
         home = self._homes.get(parameter)
@@ -160,7 +152,7 @@ class HostOptimizer:
         """Return the norm of all gradients, on the host; None if nobody asks for it."""
         if not self._clip_norm or not self._norms:
             return None
-        norms = [self._norms[p] for p in self._hosts if p in self._norms]
+        norms = [self._norms[p] for p in self.hosts if p in self._norms]
         norm: Tensor = torch.linalg.vector_norm(torch.stack(norms))
         return norm.cpu()
 
@@ -169,16 +161,16 @@ class HostOptimizer:
         if not chunk:
             return
         for parameter in chunk:
-            self._hosts[parameter].grad = self._gradients[parameter]
+            self.hosts[parameter].grad = self._gradients[parameter]
         if norm is not None:
-            scale_gradients(self.inner, [self._hosts[p] for p in chunk], norm, self._clip_norm)
+            scale_gradients(self.inner, [self.hosts[p] for p in chunk], norm, self._clip_norm)
         self.inner.step()
         for parameter in chunk:
-            self._hosts[parameter].grad = None
+            self.hosts[parameter].grad = None
         with self._up.beside():
             for parameter in chunk:
                 if parameter not in self._homes:
-                    parameter.copy_(self._hosts[parameter], non_blocking=True)
+                    parameter.copy_(self.hosts[parameter], non_blocking=True)
 
 
 def building_device(settings: TrainingSettings, device: torch.device) -> torch.device:

@@ -115,6 +115,9 @@ class Job:
 
     Attributes:
         trial: what to do.
+        environment: id of the environment, code included, that checkpoints belong to.
+        checkpoints: folder of this trial's checkpoints in this environment, from which it goes on after it was
+            stopped; None if it keeps none.
         device: where.
         recorder: whom to tell.
         artifact: folder for what this trial leaves (a checkpoint), or None if nobody takes it.
@@ -125,6 +128,8 @@ class Job:
     """
 
     trial: Trial
+    environment: str
+    checkpoints: Path | None
     device: Device
     recorder: Recorder
     artifact: Path | None

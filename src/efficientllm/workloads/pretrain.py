@@ -20,6 +20,7 @@ from efficientllm.workloads import quality
 from efficientllm.workloads._contract import Job, WorkloadEntry
 from efficientllm.workloads.cards import copy_cards
 from efficientllm.workloads.curve import Curve
+from efficientllm.workloads.resuming import Resuming
 
 #: At most this part of the token budget goes into warm-up, so that a short run still has a measured segment.
 _WARM_UP_SHARE = 0.25
@@ -27,6 +28,8 @@ _WARM_UP_SHARE = 0.25
 
 def run(job: Job) -> None:
     """Train one model and judge it; the checkpoint goes to the trial's artifact folder.
+
+    Where the job keeps checkpoints it goes on from the newest, see `workloads.resuming`.
 
     Windows: `curve` (the whole run, see `workloads.curve`), `train` (the measured segment: all steps after warm-up; of
     a model with experts also how evenly they were used), `quality`.
@@ -53,11 +56,12 @@ def run(job: Job) -> None:
             draws_on=device.torch_device(),
         )
         loop = TrainLoop(decoder, settings, prepared.train, device, job.trial.seed)
+    resuming = Resuming(job, loop, prepared)
     copy_cards(recorder, settings)
     with loop.autocast():
         dtype = getattr(torch, settings.dtype)
         recorder.model(facts(decoder, dtype.itemsize, settings.sequence_tokens, trains_in=dtype))
-    _train(job, loop, prepared.heldout)
+    _train(job, loop, prepared.heldout, resuming)
     quality.judge(quality.decoder_scorer(decoder, settings), prepared, settings, device, recorder)
     if job.artifact:
         with recorder.phase("save"), loop.at_rest():
@@ -65,17 +69,19 @@ def run(job: Job) -> None:
         recorder.figure("disk_bytes", weight_file_bytes(job.artifact))
 
 
-def _train(job: Job, loop: TrainLoop, heldout: TokenFile) -> None:
+def _train(job: Job, loop: TrainLoop, heldout: TokenFile, resuming: Resuming) -> None:
     recorder, settings = job.recorder, loop.settings
     state_bytes = state_bytes_on_device(settings, loop.decoder)
     work = train_work(loop.decoder, settings.rows_per_step, settings.sequence_tokens, state_bytes)
     with recorder.window("curve", work=work, adaptive=False) as curve_window:
-        curve, losses = Curve(job, loop, heldout, work, curve_window), [0.0]
+        curve, losses = Curve(job, loop, heldout, work, resuming.kept(curve_window)), [0.0]
 
         def step() -> None:
             losses[0] = loop.step()
 
-        recorder.warm_up(step, max_steps=int(_WARM_UP_SHARE * loop.num_steps), after=lambda: curve.note(losses[0]))
+        most = int(_WARM_UP_SHARE * loop.steps_left)
+        recorder.warm_up(step, max_steps=most, after=lambda: curve.note(losses[0]))
+        resuming.save_if_due()  # not before: warm-up looks at how long a step takes
         expert_load.reset(loop.decoder)
         begin_s, evaluation_s = time.perf_counter(), curve.evaluation_s
         with recorder.window("train", work=work, adaptive=False) as window:
@@ -83,9 +89,11 @@ def _train(job: Job, loop: TrainLoop, heldout: TokenFile) -> None:
                 with window.step():
                     loss = loop.step()
                 curve.note(loss)
+                resuming.save_if_due()
             for name, value in expert_load.figures(loop.decoder).items():
                 window.figure(name, value)
         curve.close(evaluation_s, time.perf_counter() - begin_s)
+    resuming.tell_cost()
     recorder.figure("tokens_fed", loop.tokens_seen)
     recorder.figure("first_loss", loop.first_loss)
 
