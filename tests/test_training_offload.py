@@ -3,7 +3,6 @@
 Host and device are one memory here; what a copy moves, and when, is the same.
 """
 
-import copy
 import re
 
 import pytest
@@ -20,6 +19,7 @@ from efficientllm.records.choice import Choice
 from efficientllm.records.settings import PretrainSettings
 from efficientllm.training.choose import load_optimizer
 from efficientllm.training.loop import TrainLoop
+from efficientllm.training.loop_state import read_state, write_state
 from efficientllm.training.offload import building_device
 
 SMALL = {"num_layers": 3, "width": 32, "num_heads": 2, "num_kv_heads": 1, "head_dim": 16, "mlp_width": 48}
@@ -128,16 +128,16 @@ def test_streamed_weights_are_judged_saved_and_counted_as_others(text, tmp_path)
     assert plain.step() == streamed.step()  # reading and evaluating have changed nothing
 
 
-@pytest.mark.parametrize("offload", ["optimizer", "weights"])
-def test_an_optimiser_in_the_hosts_memory_goes_on_from_a_saved_state(text, offload):
-    whole, resumed = loop_of(text, offload=offload), loop_of(text, offload=offload)
+@pytest.mark.parametrize("optimizer", catalog.names("optimizer"))
+@pytest.mark.parametrize("offload", ["none", "optimizer", "weights"])
+def test_training_goes_on_from_a_checkpoint(text, tmp_path, offload, optimizer):
+    more = {"offload": offload, "optimizer": Choice(name=optimizer), "mlp": Choice(name="moe")}
+    whole, resumed = loop_of(text, **more), loop_of(text, **more)
     for _ in range(2):
         whole.step()
-    state = copy.deepcopy(whole._optimizer.state_dict())
-    with resumed.at_rest():
-        resumed.decoder.load_state_dict(weights(whole))
-    resumed._optimizer.load_state_dict(state)
-    resumed.steps_done, resumed.first_loss = whole.steps_done, whole.first_loss
+    _, numbers = write_state(whole, tmp_path)
+    read_state(resumed, tmp_path, numbers)
+    resumed.go_on(whole.steps_done, whole.first_loss)
     assert [whole.step() for _ in range(2)] == [resumed.step() for _ in range(2)]
     assert_same_weights(whole, resumed)
 

@@ -61,7 +61,7 @@ def state_of(loop):
     found = dict(loop.decoder.named_parameters()) | dict(loop.decoder.named_buffers())
     for name, parameter in loop.decoder.named_parameters():
         for key, value in loop.optimizer.state.get(parameter, {}).items():
-            found |= plain_tensors(f"{name}/{key}", torch.as_tensor(value))
+            found |= dict(plain_tensors(f"{name}/{key}", torch.as_tensor(value)))
     return found, [{k: v for k, v in g.items() if k != "params"} for g in loop.optimizer.param_groups]
 
 

@@ -72,6 +72,10 @@ class HostOptimizer:
         settings: `passes` and `clip_norm` count.
         homes: parameter -> its weights in the host's memory, for those that `streaming.py` brings to the device when
             they are due: nothing of them stays there, gradients of earlier passes included.
+
+    Attributes:
+        inner: the optimiser itself.
+        hosts: parameter -> the one that counts in its place, in the host's memory.
     """
 
     def __init__(
@@ -116,18 +120,6 @@ class HostOptimizer:
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Do nothing: `step` uses the gradients up."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state of the optimiser itself, as if it were on the device."""
-        return self.inner.state_dict()
-
-    @torch.no_grad()
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over a saved state, and the weights that the device holds now."""
-        self.inner.load_state_dict(state)
-        for parameter, host in self.hosts.items():
-            if parameter not in self._homes:
-                host.copy_(parameter)
 
     def _host(self, parameter: nn.Parameter) -> nn.Parameter:
         home = self._homes.get(parameter)
