@@ -18,11 +18,15 @@ from efficientllm.models.decoder import Decoder
 from efficientllm.records.settings import PretrainSettings
 from efficientllm.training.blocks import prepare_blocks
 from efficientllm.training.choose import load_optimizer, load_schedule
+from efficientllm.training.parallel import Shards
+from efficientllm.training.ranks import ALONE, Ranks
 from efficientllm.training.schedules._contract import learning_rate
 
 
 class TrainLoop:
     """An optimiser and a schedule over rows drawn in a seeded order; the loss of each step is checked.
+
+    Several ranks take each its rows of a step and its share of the weights; loss and figures are then means over them.
 
     Weights stay in float32; with another dtype the forward pass runs under autocast. Auxiliary losses of the model's
     parts are differentiated with the loss, and stay out of what is returned and checked.
@@ -33,26 +37,33 @@ class TrainLoop:
     """
 
     def __init__(
-        self, decoder: Decoder, settings: PretrainSettings, text: TokenFile, device: Device, seed: int
+        self,
+        decoder: Decoder,
+        settings: PretrainSettings,
+        text: TokenFile,
+        device: Device,
+        seed: int,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.decoder, self.settings = decoder, settings
         self._device, self._text = device, text
-        self._order = TrainOrder(text.num_tokens, settings.sequence_tokens, seed)
+        self._order = TrainOrder(text.num_tokens, settings.sequence_tokens, seed, ranks.rank, ranks.world)
         prepare_blocks(decoder, settings)
+        self.shards = Shards(decoder, settings, ranks)
         self._rate = functools.partial(
             learning_rate, load_schedule(settings), settings.learning_rate, settings.warmup_ratio
         )
         self._optimizer = load_optimizer(settings, decoder)
-        self._rows = settings.rows_per_step
-        self.num_steps = max(1, settings.tokens // (self._rows * settings.sequence_tokens))
+        self._rows = settings.rows_per_step // ranks.world
+        self.num_steps = max(1, settings.tokens // (settings.rows_per_step * settings.sequence_tokens))
         self.steps_done = 0
         self.first_loss = math.nan
         self.watched: dict[tuple[str, str], float] = {}
 
     @property
     def tokens_seen(self) -> int:
-        """Tokens trained on so far."""
-        return self.steps_done * self._rows * self.settings.sequence_tokens
+        """Tokens trained on so far, by all ranks."""
+        return self.steps_done * self.settings.rows_per_step * self.settings.sequence_tokens
 
     @property
     def steps_left(self) -> int:
@@ -69,22 +80,26 @@ class TrainLoop:
             group["lr"] = self._rate(self.steps_done, self.num_steps)
         rows = self._order.rows(self.steps_done, self._rows)
         size = self.settings.micro_batch
-        losses = [self._forward_backward(rows[i : i + size]) for i in range(0, self._rows, size)]
+        starts = range(0, self._rows, size)
+        losses = [self._forward_backward(rows[i : i + size], last=i == starts[-1]) for i in starts]
+        self.shards.after_passes()
         if self.settings.clip_norm:
-            torch.nn.utils.clip_grad_norm_(self.decoder.parameters(), self.settings.clip_norm)
+            self.shards.clip_(self.settings.clip_norm)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         seen = self._seen(losses)
         self.decoder.after_step()
         self.steps_done += 1
-        value, *others = torch.stack(list(seen.values())).tolist()  # all that is read of the device, at once
+        means = self.shards.ranks.mean_(torch.stack(list(seen.values())))
+        value, *others = means.tolist()  # all that is read of the device, at once
         self.watched = dict(zip(list(seen)[1:], others, strict=True))
         self._check(value)
         return float(value)
 
-    def _forward_backward(self, starts: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def _forward_backward(self, starts: Any, *, last: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
         rows_BT = self._text.rows(starts, self.settings.sequence_tokens)
         tokens_BT = torch.from_numpy(rows_BT).to(self._device.torch_device(), non_blocking=True)
+        self.shards.before_pass(last=last)
         with self.autocast():
             loss, extra = self.decoder.losses(tokens_BT[:, :-1], tokens_BT[:, 1:])
         ((loss if extra is None else loss + extra) / self.settings.passes).backward()

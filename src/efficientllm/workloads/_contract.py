@@ -16,6 +16,7 @@ from efficientllm.records.card import Card
 from efficientllm.records.measurement import Ceilings, DataFacts, ModelFacts
 from efficientllm.records.trial import Trial
 from efficientllm.records.window import Work
+from efficientllm.training.ranks import ALONE, Ranks
 
 
 class OpenWindow(Protocol):
@@ -112,6 +113,7 @@ class Job:
         parent_artifact: folder that the parent trial left, or None.
         cache: folder for token files and tokenizers, shared by all trials of all studies.
         threads: processor threads to use.
+        ranks: which of the processes this is that run the trial together; each records what it sees.
     """
 
     trial: Trial
@@ -121,6 +123,7 @@ class Job:
     parent_artifact: Path | None
     cache: Path
     threads: int
+    ranks: Ranks = ALONE
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ def run(job: Job) -> None:
         decoder = build_decoder(
             settings, vocab_tokens=prepared.tokenizer.vocab_tokens, seed=job.trial.seed, device=device.torch_device()
         )
-        loop = TrainLoop(decoder, settings, prepared.train, device, job.trial.seed)
+        loop = TrainLoop(decoder, settings, prepared.train, device, job.trial.seed, job.ranks)
     copy_cards(recorder, settings)
     with loop.autocast():
         dtype = getattr(torch, settings.dtype)
@@ -50,8 +50,11 @@ def run(job: Job) -> None:
     quality.judge(quality.decoder_scorer(decoder, settings), prepared, settings, device, recorder)
     if job.artifact:
         with recorder.phase("save"):
-            save(decoder, settings, job.artifact, prepared.tokenizer.path)
-        recorder.figure("disk_bytes", weight_file_bytes(job.artifact))
+            weights = loop.shards.whole_weights()  # all ranks give their shares, one writes
+            if weights is not None:
+                save(decoder, settings, job.artifact, prepared.tokenizer.path, weights)
+        if weights is not None:
+            recorder.figure("disk_bytes", weight_file_bytes(job.artifact))
 
 
 def _train(job: Job, loop: TrainLoop) -> None:
