@@ -7,6 +7,7 @@ import time
 
 import psutil
 import pytest
+from tests.ranks_program import settings_of
 
 from efficientllm.bench.job import JobFile
 from efficientllm.bench.launch import how_it_ended
@@ -19,7 +20,6 @@ from efficientllm.models.checkpoint import load
 from efficientllm.records import events
 from efficientllm.records.protocol import PROTOCOLS
 from efficientllm.records.trial import make_trial
-from tests.ranks_program import settings_of
 
 
 @pytest.fixture(scope="module")
