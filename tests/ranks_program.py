@@ -46,6 +46,7 @@ def train(text, case):
     decoder = build_decoder(settings, vocab_tokens=320, seed=0, device="cpu")
     loop = TrainLoop(decoder, settings, prepared.train, device, 0, ranks)
     steps = [(loop.step(), sorted(loop.watched.values())) for _ in range(STEPS)]
+    loop.rehearse()  # changes nothing
     rows = torch.from_numpy(judged_rows(prepared.heldout, settings)[0])
     score = decoder_scorer(decoder, settings)
     nats, count = score(rows)

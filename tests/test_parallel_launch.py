@@ -9,6 +9,7 @@ import psutil
 import pytest
 from tests.ranks_program import settings_of
 
+from efficientllm import registry
 from efficientllm.bench.job import JobFile
 from efficientllm.bench.launch import how_it_ended
 from efficientllm.bench.probe import probe_environment
@@ -95,6 +96,16 @@ def test_tokens_are_those_of_all_ranks_and_the_checkpoint_is_whole(measured):
     weights = [parameter.numel() for parameter in load(folder / "artifact").parameters()]
     assert sum(weights) == record.model.parameters_total
     assert 4 * sum(weights) == record.model.weight_bytes
+
+
+def test_what_the_ranks_say_to_each_other_is_a_part_of_the_step_and_moves_no_weight(measured):
+    record, _ = measured
+    train = record.find("train")
+    share = registry.load("metric", "communication_share").value(record, train)
+    assert 0.0 < share < 1.0
+    assert "same cores" in train.absent["communication_exposed_s_per_step"]
+    quality, last = record.find("quality").figures["heldout_nats_per_token"], record.find("curve").find("loss").values
+    assert quality < last[0]
 
 
 def ranks_of(torchrun):

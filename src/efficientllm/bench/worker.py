@@ -99,6 +99,7 @@ def run_job(job_file: JobFile, marks: Marks, device: Device) -> events.End:
         if job_file.local_ranks > len(set(job_file.addresses)) > 0:
             text = f"{job_file.local_ranks} ranks share one device: what they take together is measured, not a speed-up"
             marks.caution("shared_device", text)
+        marks.agree = ranks.agree
         with joined(ranks, device):
             idle_with_context(device, job_file.trial.protocol, marks)
             entry.run(_job(job_file, marks, device, ranks))

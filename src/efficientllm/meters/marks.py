@@ -27,6 +27,8 @@ class Marks:
 
     def __init__(self, file: Path, device: Device, protocol: Protocol, *, alone: bool = True) -> None:
         self.device, self.protocol, self._alone = device, protocol, alone
+        #: Makes one number of what several ranks have, so that all of them take the same number of warm-up steps.
+        self.agree: Callable[[float], float] = lambda own: own
         self._file = file.open("ab")
         self._num_windows = 0
         self._progress_at_s = 0.0
@@ -56,7 +58,7 @@ class Marks:
             step_begin_s = time.perf_counter()
             step()
             self.device.synchronize()
-            rule.add(time.perf_counter() - step_begin_s)
+            rule.add(self.agree(time.perf_counter() - step_begin_s))
             taken += 1
         if not rule.steady:
             self.caution("unsteady", f"step time had not become steady after {taken} warm-up steps")

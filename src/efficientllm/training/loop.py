@@ -78,13 +78,7 @@ class TrainLoop:
         """
         for group in self._optimizer.param_groups:
             group["lr"] = self._rate(self.steps_done, self.num_steps)
-        rows = self._order.rows(self.steps_done, self._rows)
-        size = self.settings.micro_batch
-        starts = range(0, self._rows, size)
-        losses = [self._forward_backward(rows[i : i + size], last=i == starts[-1]) for i in starts]
-        self.shards.after_passes()
-        if self.settings.clip_norm:
-            self.shards.clip_(self.settings.clip_norm)
+        losses = self._gradients()
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         seen = self._seen(losses)
@@ -95,6 +89,25 @@ class TrainLoop:
         self.watched = dict(zip(list(seen)[1:], others, strict=True))
         self._check(value)
         return float(value)
+
+    def rehearse(self) -> None:
+        """Do all of the next step that ranks talk about, and change nothing: no weight moves, no token counts."""
+        self._gradients()
+        self._optimizer.zero_grad(set_to_none=True)
+        for part in self.decoder.parts():
+            for count in part.step_counts():
+                count.zero_()
+
+    def _gradients(self) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
+        """Leave the step's gradients, clipped; return the losses of its passes."""
+        rows = self._order.rows(self.steps_done, self._rows)
+        size = self.settings.micro_batch
+        starts = range(0, self._rows, size)
+        losses = [self._forward_backward(rows[i : i + size], last=i == starts[-1]) for i in starts]
+        self.shards.after_passes()
+        if self.settings.clip_norm:
+            self.shards.clip_(self.settings.clip_norm)
+        return losses
 
     def _forward_backward(self, starts: Any, *, last: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
         rows_BT = self._text.rows(starts, self.settings.sequence_tokens)

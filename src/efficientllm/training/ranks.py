@@ -44,6 +44,17 @@ class Ranks:
             dist.all_reduce(values)
         return values
 
+    def agree(self, value: float) -> float:
+        """Return the mean of what all ranks have, the same number on each: for a choice that all must take alike."""
+        if self.alone:
+            return value
+        import torch
+        import torch.distributed as dist
+
+        on_card = dist.get_backend() == "nccl"
+        here = torch.tensor(value, dtype=torch.float64, device="cuda" if on_card else "cpu")
+        return float(self.mean_(here))
+
     def mean_(self, values: torch.Tensor) -> torch.Tensor:
         """Replace values by their mean over all ranks, in place; return them."""
         return values if self.alone else self.sum_(values).div_(self.world)

@@ -10,6 +10,7 @@ from efficientllm.models.build import build_decoder
 from efficientllm.models.checkpoint import save, weight_file_bytes
 from efficientllm.models.costs import facts, train_work
 from efficientllm.records.settings import PretrainSettings
+from efficientllm.training import communication
 from efficientllm.training.loop import TrainLoop
 from efficientllm.workloads import quality
 from efficientllm.workloads._contract import Job, OpenWindow, WorkloadEntry
@@ -74,6 +75,13 @@ def _train(job: Job, loop: TrainLoop) -> None:
                 _note(job, loop, curve, loss)
             for name, value in expert_load.figures(loop.decoder).items():
                 window.figure(name, value)
+    if not job.ranks.alone:
+        with recorder.phase("communication"):
+            figures, absent = communication.measure(loop.rehearse, job.ranks, job.device)
+        for name, value in figures.items():
+            window.figure(name, value)
+        for name, reason in absent.items():
+            window.absent(name, reason)
     recorder.figure("tokens_fed", loop.tokens_seen)
     recorder.figure("first_loss", loop.first_loss)
 
