@@ -11,6 +11,7 @@ import torch
 
 from efficientllm.data.prepare import judged_rows, prepare
 from efficientllm.devices.choose import open_device
+from efficientllm.devices.links import measure_collectives
 from efficientllm.models import expert_load
 from efficientllm.models.block import Block
 from efficientllm.models.build import build_decoder
@@ -68,6 +69,7 @@ def main(text, cases):
     ranks = ranks_here(cases[0]["ranks"])
     with joined(ranks, open_device("cpu")):
         results = [train(text, case) for case in cases]
+        results.append(measure_collectives(open_device("cpu"), [1 << 16]))
     if ranks.rank == 0:
         print(json.dumps(results))
 

@@ -7,8 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.ranks_program import train
+
+from efficientllm.data.order import TrainOrder
 
 MOE = {"name": "moe", "options": {"num_experts": 3, "balance": "bias", "aux_loss": 0.1, "bias_speed": 0.05}}
 #: What two ranks do; one process takes their micro-batches one after the other.
@@ -54,7 +59,7 @@ def together(text):
     ]
     said = [process.communicate(timeout=200)[0] for process in started]
     assert [process.returncode for process in started] == [0, 0]
-    return dict(zip(CASES, json.loads(said[0]), strict=True))
+    return dict(zip([*CASES, "links"], json.loads(said[0]), strict=True))
 
 
 def single(name, text):
@@ -74,6 +79,22 @@ def test_two_ranks_have_the_losses_routing_and_quality_of_one_process(together, 
     assert bool(two["loads"]) is ("mlp" in CASES[name])
     if name != "bf16":  # a near-tie that tips is no fault
         assert two["loads"] == pytest.approx(one["loads"], rel=1e-4)
+
+
+def test_the_rate_of_each_collective_is_told_by_its_size(together):
+    names = {f"{name}_65536_bus_bytes_per_s" for name in ("all_gather", "reduce_scatter", "all_reduce")}
+    assert set(together["links"]) == names
+    assert all(1e5 < rate < 1e12 for rate in together["links"].values())
+
+
+@given(st.integers(1, 6), st.integers(1, 4), st.integers(1, 9), st.integers(40, 400))
+def test_every_token_of_an_epoch_is_counted_once_whatever_ranks_rows_and_text_there_are(world, rows, length, tokens):
+    orders = [TrainOrder(tokens, length, seed=1, rank=rank, world=world) for rank in range(world)]
+    epoch = orders[0].rows_per_epoch
+    steps = -(-epoch // (world * rows))
+    starts = np.concatenate([order.rows(step, rows) for step in range(steps) for order in orders])[:epoch]
+    counts = np.bincount((starts[:, None] + np.arange(1, length + 1)).ravel(), minlength=tokens)
+    assert set(counts[1 : epoch * length + 1]) == {1} and counts.sum() == epoch * length
 
 
 def test_a_rank_holds_its_share_of_the_matrices_and_all_of_the_rest(together, text):
