@@ -71,7 +71,7 @@ def training_curve(record: Measurement) -> TrainingCurve | None:
         loss=loss.values,
         tokens=tokens,
         seconds=tuple(at - loss.at_s[0] for at in loss.at_s),
-        joules=tuple(_joules_at(loss, _energy(record, window))),
+        joules=tuple(_joules_of_all(loss, _energy(record, window))),
     )
 
 
@@ -88,17 +88,26 @@ def why_no_time(record: Measurement) -> str:
     return f"resumed: the time and energy before step {step:.0f} are in another attempt's record"
 
 
-def _energy(record: Measurement, window: Window) -> Series | None:
-    series = window.find("energy_j")
-    if series is None:
-        train = record.find("train")
-        series = train.find("energy_j") if train else None
-    return series if series and len(series.values) > 1 else None
+def _energy(record: Measurement, window: Window) -> list[Series]:
+    """Return the energy counters of all devices; none unless each has one."""
+    windows = [place for place in (window, record.find("train")) if place is not None]
+    found = (_counters(place) for place in windows)
+    counters = next((series for series in found if series), [])
+    return counters if len(counters) == max(1, len(record.environment.devices)) else []
 
 
-def _joules_at(loss: Series, energy: Series | None) -> list[float]:
+def _counters(window: Window) -> list[Series]:
+    return [series for series in window.series if series.name == "energy_j" and len(series.values) > 1]
+
+
+def _joules_of_all(loss: Series, counters: list[Series]) -> list[float]:
+    each = [_joules_at(loss, counter) for counter in counters]
+    return [sum(joules) for joules in zip(*each, strict=True)] if all(each) else []
+
+
+def _joules_at(loss: Series, energy: Series) -> list[float]:
     """Return the energy counter at the times of the losses, from the first on; empty unless it covers them all."""
-    if energy is None or energy.at_s[0] > loss.at_s[0] + 0.05 * (loss.at_s[-1] - loss.at_s[0]):
+    if energy.at_s[0] > loss.at_s[0] + 0.05 * (loss.at_s[-1] - loss.at_s[0]):
         return []
     values = [_between(energy, at) for at in loss.at_s]
     return [value - values[0] for value in values]

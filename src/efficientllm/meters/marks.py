@@ -25,8 +25,10 @@ _PROGRESS_S = 0.2
 class Marks:
     """Takes down what a workload does; see `workloads._contract.Recorder`."""
 
-    def __init__(self, file: Path, device: Device, protocol: Protocol) -> None:
-        self.device, self.protocol = device, protocol
+    def __init__(self, file: Path, device: Device, protocol: Protocol, *, alone: bool = True) -> None:
+        self.device, self.protocol, self._alone = device, protocol, alone
+        #: Makes one number of what several ranks have, so that all of them take the same number of warm-up steps.
+        self.agree: Callable[[float], float] = lambda own: own
         self._file = file.open("ab")
         self._num_windows = 0
         self._progress_at_s = 0.0
@@ -62,7 +64,7 @@ class Marks:
             step_begin_s = time.perf_counter()
             step()
             self.device.synchronize()
-            rule.add(time.perf_counter() - step_begin_s)
+            rule.add(self.agree(time.perf_counter() - step_begin_s))
             taken += 1
             if after is not None:
                 after()
@@ -79,8 +81,8 @@ class Marks:
             yield
         except Exception as error:
             out_of_memory = self.device.is_out_of_memory(error)
-            if not out_of_memory and not isinstance(error, Unsupported):
-                raise
+            if (not out_of_memory and not isinstance(error, Unsupported)) or not self._alone:
+                raise  # other ranks wait inside for this one, and cannot go on either
             traceback.clear_frames(error.__traceback__)  # what failed still holds its tensors
             if self._num_windows == windows_before:  # it ended before its window was opened: in allocation or warm-up
                 self._open(name, Work(), coordinates)

@@ -22,6 +22,8 @@ from efficientllm.training.choose import load_optimizer, load_schedule
 from efficientllm.training.clipping import clipped_step
 from efficientllm.training.offload import HostOptimizer
 from efficientllm.training.optimizers._contract import set_rate
+from efficientllm.training.parallel import Shards
+from efficientllm.training.ranks import ALONE, Ranks
 from efficientllm.training.schedules._contract import learning_rate
 from efficientllm.training.streaming import StreamedLayers
 from efficientllm.training.tokens import StepTokens
@@ -29,6 +31,8 @@ from efficientllm.training.tokens import StepTokens
 
 class TrainLoop:
     """An optimiser and a schedule over rows drawn in a seeded order; the loss of each step is checked.
+
+    Several ranks take each its rows of a step and its share of the weights; loss and figures are then means over them.
 
     Weights in float32 stay so: with another dtype the forward pass runs under autocast. Auxiliary losses of the model's
     parts are differentiated with the loss, and stay out of what is returned and checked. With `offload: weights` the
@@ -40,14 +44,21 @@ class TrainLoop:
     """
 
     def __init__(
-        self, decoder: Decoder, settings: PretrainSettings, text: TokenFile, device: Device, seed: int
+        self,
+        decoder: Decoder,
+        settings: PretrainSettings,
+        text: TokenFile,
+        device: Device,
+        seed: int,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.decoder, self.settings = decoder, settings
         self._device = device
-        order = TrainOrder(text.num_tokens, settings.sequence_tokens, seed)
+        order = TrainOrder(text.num_tokens, settings.sequence_tokens, seed, ranks.rank, ranks.world)
         self._tokens = StepTokens(text, order, settings, device.torch_device())
         prepare_blocks(decoder, settings)
         self._streamed = StreamedLayers(decoder, device.torch_device()) if settings.offload == "weights" else None
+        self.shards = Shards(decoder, settings, ranks)
         self._rate = functools.partial(
             learning_rate, load_schedule(settings), settings.learning_rate, settings.warmup_ratio
         )
@@ -59,7 +70,7 @@ class TrainLoop:
 
     @property
     def tokens_seen(self) -> int:
-        """Tokens trained on so far."""
+        """Tokens trained on so far, by all ranks."""
         return self.steps_done * self.settings.rows_per_step * self.settings.sequence_tokens
 
     @property
@@ -89,21 +100,44 @@ class TrainLoop:
             Diverged: the loss is not finite, or far above where it began.
         """
         set_rate(self._optimizer.param_groups, self._rate(self.steps_done, self.num_steps))
-        losses = [self._forward_backward(tokens_BT) for tokens_BT in self._tokens.of(self.steps_done)]
-        if isinstance(self._optimizer, HostOptimizer):
-            self._optimizer.step()  # which clips by itself
-        else:
-            clipped_step(self._optimizer, self.settings.clip_norm)
+        losses = self._gradients()
+        self._change_weights()
         self._optimizer.zero_grad(set_to_none=True)
         seen = self._seen(losses)
         self.decoder.after_step()
         self.steps_done += 1
         if self.steps_left:
             self._tokens.fetch(self.steps_done)  # while the device is still at work on this step
-        value, *others = torch.stack(list(seen.values())).tolist()  # all that is read of the device, at once
+        means = self.shards.ranks.mean_(torch.stack(list(seen.values())))
+        value, *others = means.tolist()  # all that is read of the device, at once
         self.watched = dict(zip(list(seen)[1:], others, strict=True))
         self._check(value)
         return float(value)
+
+    def rehearse(self) -> None:
+        """Do all of the next step that ranks talk about, and change nothing: no weight moves, no token counts."""
+        self._gradients()
+        self._optimizer.zero_grad(set_to_none=True)
+        for part in self.decoder.parts():
+            for count in part.step_counts():
+                count.zero_()
+
+    def _gradients(self) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
+        """Leave the step's gradients, those that lie over ranks clipped; return the losses of its passes."""
+        micro_batches = self._tokens.of(self.steps_done)
+        losses = []
+        for number, tokens_BT in enumerate(micro_batches, start=1):
+            self.shards.before_pass(last=number == len(micro_batches))
+            losses.append(self._forward_backward(tokens_BT))
+        self.shards.after_passes(self.settings.clip_norm)
+        return losses
+
+    def _change_weights(self) -> None:
+        """Let the optimiser step; alone, it scales the gradients while it reads them."""
+        if isinstance(self._optimizer, HostOptimizer) or not self.shards.ranks.alone:
+            self._optimizer.step()
+        else:
+            clipped_step(self._optimizer, self.settings.clip_norm)
 
     def _forward_backward(self, tokens_BT: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         with self.autocast():

@@ -16,6 +16,7 @@ from efficientllm.records.card import Card
 from efficientllm.records.measurement import Ceilings, DataFacts, ModelFacts
 from efficientllm.records.trial import Trial
 from efficientllm.records.window import Work
+from efficientllm.training.ranks import ALONE, Ranks
 
 
 class OpenWindow(Protocol):
@@ -125,6 +126,7 @@ class Job:
         cache: folder for token files and tokenizers, shared by all trials of all studies.
         threads: processor threads to use.
         matmul_peak_flop_per_s: as in `bench.job.JobFile`.
+        ranks: which of the processes this is that run the trial together; each records what it sees.
     """
 
     trial: Trial
@@ -137,6 +139,7 @@ class Job:
     cache: Path
     threads: int
     matmul_peak_flop_per_s: float = 0.0
+    ranks: Ranks = ALONE
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from efficientllm.models.build import build_decoder
 from efficientllm.models.checkpoint import save, weight_file_bytes
 from efficientllm.models.costs import facts, train_work
 from efficientllm.records.settings import PretrainSettings
+from efficientllm.training import communication
 from efficientllm.training.choose import state_bytes_on_device
 from efficientllm.training.loop import TrainLoop
 from efficientllm.training.offload import building_device
@@ -55,7 +56,7 @@ def run(job: Job) -> None:
             dtype=getattr(torch, settings.weights_dtype),
             draws_on=device.torch_device(),
         )
-        loop = TrainLoop(decoder, settings, prepared.train, device, job.trial.seed)
+        loop = TrainLoop(decoder, settings, prepared.train, device, job.trial.seed, job.ranks)
     resuming = Resuming(job, loop, prepared)
     copy_cards(recorder, settings)
     with loop.autocast():
@@ -65,8 +66,11 @@ def run(job: Job) -> None:
     quality.judge(quality.decoder_scorer(decoder, settings), prepared, settings, device, recorder)
     if job.artifact:
         with recorder.phase("save"), loop.at_rest():
-            save(decoder, settings, job.artifact, prepared.tokenizer.path)
-        recorder.figure("disk_bytes", weight_file_bytes(job.artifact))
+            weights = loop.shards.whole_weights()  # all ranks give their shares, one writes
+            if weights is not None:
+                save(decoder, settings, job.artifact, prepared.tokenizer.path, weights)
+        if weights is not None:
+            recorder.figure("disk_bytes", weight_file_bytes(job.artifact))
 
 
 def _train(job: Job, loop: TrainLoop, heldout: TokenFile, resuming: Resuming) -> None:
@@ -96,6 +100,13 @@ def _train(job: Job, loop: TrainLoop, heldout: TokenFile, resuming: Resuming) ->
                 window.figure(name, value)
         curve.close(evaluation_s, time.perf_counter() - begin_s)
     resuming.tell_cost()
+    if not job.ranks.alone:
+        with recorder.phase("communication"):
+            figures, absent = communication.measure(loop.rehearse, job.ranks, job.device)
+        for name, value in figures.items():
+            window.figure(name, value)
+        for name, reason in absent.items():
+            window.absent(name, reason)
     recorder.figure("tokens_fed", loop.tokens_seen)
     recorder.figure("first_loss", loop.first_loss)
 
