@@ -347,5 +347,5 @@ def test_a_disk_that_takes_no_checkpoint_costs_the_run_nothing_but_its_checkpoin
     assert end.outcome == "ok", end
     (caution,) = (c for c in told.cautions if c.code == "no_checkpoint")
     assert "Not a directory" in caution.text and "went on" in caution.text
-    assert sum(len(part.values) for part in told.series[0, "loss"]) == STEPS
+    assert sum(len(part.values) for part in told.series[0, "loss", 0]) == STEPS
     assert "num_checkpoints" not in told.figures[-1]

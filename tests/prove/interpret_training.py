@@ -90,5 +90,6 @@ def carry():
             compare(f"carry {height}x{width} {number}", a, b, 1e-5)
 
 
-torch.manual_seed(0)
-globals()[sys.argv[1]]()
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    globals()[sys.argv[1]]()
