@@ -11,7 +11,7 @@ from efficientllm.models.mixers._chunked import gated_delta
 from efficientllm.models.mixers._contract import MixerEntry
 from efficientllm.models.mixers._decay import HeadDecay
 from efficientllm.models.mixers._kernels import Kernel
-from efficientllm.models.mixers._recurrent import Call, Mixed, RecurrentMixer, Tensors, count, refuse
+from efficientllm.models.mixers._recurrent import Call, Mixed, RecurrentMixer, Tensors, count, in_parts, refuse
 from efficientllm.models.mixers._runs import Runs
 from efficientllm.models.mixers._short_conv import ShortConv
 from efficientllm.models.norm import RMSNorm
@@ -72,8 +72,7 @@ class GatedDeltaNet(RecurrentMixer):
 
     def project(self, x_BTD: Tensor) -> Tensors:
         """Return what the convolution takes, gates, steps, and logits of β."""
-        parts: Tensors = self.proj(x_BTD).split(self.parts, -1)
-        return parts
+        return in_parts(self.proj, x_BTD, self.parts)
 
     def inputs(
         self, parts: Tensors, before: Tensor | None, runs: Runs | None, *, plain: bool

@@ -12,7 +12,7 @@ from efficientllm.models.mixers._chunked import state_space
 from efficientllm.models.mixers._contract import MixerEntry
 from efficientllm.models.mixers._decay import HeadDecay
 from efficientllm.models.mixers._kernels import Kernel
-from efficientllm.models.mixers._recurrent import Call, Mixed, RecurrentMixer, Tensors, count, refuse
+from efficientllm.models.mixers._recurrent import Call, Mixed, RecurrentMixer, Tensors, count, in_parts, refuse
 from efficientllm.models.mixers._runs import Runs
 from efficientllm.models.mixers._short_conv import ShortConv
 from efficientllm.models.norm import RMSNorm
@@ -74,7 +74,7 @@ class Mamba2(RecurrentMixer):
 
     def project(self, x_BTD: Tensor) -> Tensors:
         """Return what the convolution takes, gates and steps."""
-        return self.proj(x_BTD).split(self.parts, -1)  # type: ignore[no-any-return]
+        return in_parts(self.proj, x_BTD, self.parts)
 
     def inputs(
         self, parts: Tensors, before: Tensor | None, runs: Runs | None, *, plain: bool
