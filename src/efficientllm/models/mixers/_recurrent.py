@@ -231,7 +231,8 @@ def in_parts(layer: Linear, x_BTD: Tensor, parts: tuple[int, ...]) -> Tensors:
     """
     missing = -sum(parts) % _MULTIPLE
     if not missing or x_BTD.device.type != "cuda" or not torch.is_grad_enabled():
-        return layer(x_BTD).split(parts, -1)  # type: ignore[no-any-return]
+        whole: Tensor = layer(x_BTD)
+        return whole.split(parts, -1)
     filled = F.linear(x_BTD, F.pad(layer.weight, (0, 0, 0, missing)))
     return filled.split((*parts, missing), -1)[:-1]
 
