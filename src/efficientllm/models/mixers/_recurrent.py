@@ -232,9 +232,11 @@ def in_parts(layer: Linear, x_BTD: Tensor, parts: tuple[int, ...]) -> Tensors:
     missing = -sum(parts) % _MULTIPLE
     if not missing or x_BTD.device.type != "cuda" or not torch.is_grad_enabled():
         whole: Tensor = layer(x_BTD)
-        return whole.split(parts, -1)
+        pieces: Tensors = whole.split(parts, -1)
+        return pieces
     filled = F.linear(x_BTD, F.pad(layer.weight, (0, 0, 0, missing)))
-    return filled.split((*parts, missing), -1)[:-1]
+    all_pieces: Tensors = filled.split((*parts, missing), -1)
+    return all_pieces[:-1]
 
 
 def refuse(name: str, shape: Shape, position: Position) -> None:
