@@ -12,8 +12,8 @@ from tests.ranks_program import settings_of
 from efficientllm import registry
 from efficientllm.bench.job import JobFile
 from efficientllm.bench.launch import how_it_ended
+from efficientllm.bench.places import Places
 from efficientllm.bench.probe import probe_environment
-from efficientllm.bench.refusals import too_many_ranks
 from efficientllm.bench.runner import Run, TrialInterrupted, run_trial
 from efficientllm.data.prepare import prepare
 from efficientllm.devices.fake import FakeDevice
@@ -155,7 +155,7 @@ def test_ctrl_c_ends_all_ranks_and_keeps_what_was_seen(text, tmp_path):
 def test_more_ranks_than_devices_are_unsupported_before_anything_starts(text, tmp_path):
     run = run_of(text, tmp_path, steps=1)
     device = FakeDevice(str(card(tmp_path, 0, 100.0)))
-    said = too_many_ranks([run.job.trial], device)
+    said = Places(device).refused([run.job.trial])
     assert said == {run.job.trial.id: "ranks 2, but this machine has 1 fake device(s)"}
 
 
