@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from efficientllm.errors import Unsupported, UserError
+from efficientllm.models.forward_pass import ForwardPass
 from efficientllm.models.mixers import _kernels
 from efficientllm.models.mixers._chunked import CHUNK_TOKENS
 from efficientllm.models.mixers._contract import Mixer, State
@@ -196,6 +197,38 @@ class RecurrentMixer(Mixer):
         """Return the bytes of the last inputs, and of the matrices in float32."""
         (tokens, channels), (a, b, c) = self.recent_shape, self.memory_shape
         return tokens * channels * dtype_bytes + a * b * c * _MEMORY_BYTES
+
+    def saved_bytes(self, ahead: ForwardPass) -> float:
+        """Return what the parts around the recurrence keep, and on a processor also what its chunks do.
+
+        On CUDA chunks are computed again, or by a kernel, which keeps what goes in and little more.
+        """
+        outside = self.outside_bytes(ahead)
+        return outside + (self.taken_bytes(ahead) if ahead.accelerator else self.chunk_bytes(ahead))
+
+    def working_bytes(self, ahead: ForwardPass) -> float:
+        """Return the gradients inside of the chunks, and on CUDA what the chunks keep for the time of it."""
+        return self.chunk_gradient_bytes(ahead) + (self.chunk_bytes(ahead) if ahead.accelerator else 0.0)
+
+    def outside_bytes(self, ahead: ForwardPass) -> float:
+        """Return what is kept from the projections to the recurrence, and from it to the output.
+
+        Raises:
+            NotImplementedError: as `saved_bytes`.
+        """
+        raise NotImplementedError
+
+    def taken_bytes(self, ahead: ForwardPass) -> float:
+        """Return what of the recurrence's inputs is not kept for other reasons."""
+        raise NotImplementedError
+
+    def chunk_bytes(self, ahead: ForwardPass) -> float:
+        """Return what `chunks` keeps (see `_chunked_costs.py`)."""
+        raise NotImplementedError
+
+    def chunk_gradient_bytes(self, ahead: ForwardPass) -> float:
+        """Return the most that the gradients inside of `chunks` take at once."""
+        raise NotImplementedError
 
     def _many(self, taken: Tensors, memory: Tensor | None, runs: Runs | None) -> Mixed:
         """Mix many tokens: what is float32 among `taken` stays so, also under autocast."""
