@@ -22,59 +22,27 @@ tensor (up to 512 bytes, seldom up to 1 MiB), and the workspaces that cuBLAS kee
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from efficientllm.models.block import Block
 from efficientllm.models.cross_entropy_costs import loss_bytes
 from efficientllm.models.decoder import Decoder
 from efficientllm.models.forward_pass import ForwardPass, copied_bytes
 from efficientllm.models.norm import norm_bytes
 from efficientllm.planner.placement import Placement, place
+from efficientllm.records.prediction import MemoryPrediction
 from efficientllm.records.training_settings import TrainingSettings
 
 #: Bytes of a token's number and of its target's.
 _TOKEN_BYTES = 16
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainMemory:
-    """Bytes on the device at one moment of a step.
-
-    Attributes:
-        moment: `loss`, `last layer`, `first layer`, `embedding` or `step`.
-    """
-
-    moment: str
-    weights_bytes: float
-    optimizer_bytes: float
-    gradients_bytes: float
-    activations_bytes: float = 0.0
-    logits_bytes: float = 0.0
-
-    @property
-    def total_bytes(self) -> float:
-        """All parts together."""
-        return sum(self.parts().values())
-
-    def parts(self) -> dict[str, float]:
-        """Return name -> bytes of each part."""
-        return {
-            "weights": self.weights_bytes,
-            "gradients": self.gradients_bytes,
-            "optimizer": self.optimizer_bytes,
-            "activations": self.activations_bytes,
-            "logits": self.logits_bytes,
-        }
-
-
-def peak(decoder: Decoder, num_layers: int, settings: TrainingSettings, ahead: ForwardPass) -> TrainMemory:
+def peak(decoder: Decoder, num_layers: int, settings: TrainingSettings, ahead: ForwardPass) -> MemoryPrediction:
     """Return the moment that takes the most; arguments as for `moments`."""
-    return max(moments(decoder, num_layers, settings, ahead), key=lambda moment: moment.total_bytes)
+    return max(moments(decoder, num_layers, settings, ahead), key=lambda moment: moment.peak_bytes)
 
 
 def moments(
     decoder: Decoder, num_layers: int, settings: TrainingSettings, ahead: ForwardPass
-) -> tuple[TrainMemory, ...]:
+) -> tuple[MemoryPrediction, ...]:
     """Return what each moment of a step takes, from the second step on.
 
     Args:
@@ -99,7 +67,7 @@ class _Step:
         self.working = decoder.block(0).working_bytes(ahead)
         self.incoming = ahead.residuals(self.width)
 
-    def moments(self) -> tuple[TrainMemory, ...]:
+    def moments(self) -> tuple[MemoryPrediction, ...]:
         """Return all of them, in order."""
         loss = loss_bytes(self.ahead, self.width, self.decoder.head_weight.shape[0])
         place, layers = self.place, self._of_all_layers()
@@ -118,8 +86,8 @@ class _Step:
             self._at("step", place.all_gradients, 0.0),
         )
 
-    def _at(self, moment: str, gradients: float, activations: float, logits: float = 0.0) -> TrainMemory:
-        return TrainMemory(
+    def _at(self, moment: str, gradients: float, activations: float, logits: float = 0.0) -> MemoryPrediction:
+        return MemoryPrediction(
             moment=moment,
             weights_bytes=self.place.weights,
             optimizer_bytes=self.place.optimizer,
