@@ -9,6 +9,7 @@ FOLDER holds is not run again, and no case is begun that would not end within th
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
@@ -196,11 +197,18 @@ def write_profile(step: Any, path: Path) -> None:
         for _ in range(2):
             step()
     kernels: dict[str, list[float]] = {}
+    spans = []
     for event in seen.events():
-        if event.device_type == torch.autograd.DeviceType.CUDA:
+        if event.device_type == torch.autograd.DeviceType.CUDA and not event.name.startswith(("Optimizer", "Profiler")):
             kernels.setdefault(event.name[:150], []).append(event.device_time_total)
+            spans.append((event.time_range.start, event.time_range.end, event.name))
     total = sum(sum(times) for times in kernels.values())
     lines = [f"{total / 2e3:9.2f} ms a step in {sum(map(len, kernels.values())) / 2:.0f} kernels"]
+    spans.sort()
+    gaps = [(b[0] - a[1], a[2], b[2]) for a, b in itertools.pairwise(spans) if b[0] > a[1]]
+    idle, short = sum(gap for gap, *_ in gaps), sum(gap for gap, *_ in gaps if gap < 10)
+    lines.append(f"{idle / 2e3:9.2f} ms a step without a kernel, {short / 2e3:.2f} ms of it in gaps under 10 us")
+    lines += [f"{gap / 1e3:9.3f} ms gap  {a[:60]}  ->  {b[:60]}" for gap, a, b in sorted(gaps, reverse=True)[:16]]
     for name, times in sorted(kernels.items(), key=lambda item: -sum(item[1]))[:60]:
         lines.append(f"{sum(times) / 2e3:9.3f} ms {sum(times) / total:6.1%} {len(times) / 2:6.0f} x  {name}")
     path.write_text("\n".join(lines) + "\n")
@@ -239,42 +247,79 @@ def main() -> None:
         run_here(given.case, given.out, given.profile)
         return
     until_s = time.perf_counter() + given.seconds
-    for number, case in enumerate([None, *CASES]):
-        name = "ceiling" if case is None else case.name
-        file = given.out / f"{name.replace(' ', '_').replace('=', '-')}.json"
-        if file.exists() or (given.only and case and not any(word in f"={name}=" for word in given.only)):
-            continue
-        allowed = case.seconds if case else 60.0
+    wanted = [
+        number
+        for number in range(len(CASES) + 1)
+        if not file_of(given.out, name_of(number)).exists()
+        and (not number or not given.only or any(word in f"={name_of(number)}=" for word in given.only))
+    ]
+    ready = [start(number, given) for number in wanted[:1]]
+    for number, following in itertools.zip_longest(wanted, wanted[1:]):
+        name, allowed = name_of(number), CASES[number - 1].seconds if number else 60.0
+        process = ready.pop()
+        ready = [start(following, given)] if following is not None else []  # imports while this one runs
         if time.perf_counter() + allowed > until_s:
             print(f"no time left for {name}", flush=True)
-            continue
-        command = [sys.executable, __file__, "--out", str(given.out), "--case", str(number)]
-        begin_s = time.perf_counter()
-        try:
-            done = subprocess.run(
-                command + ["--profile"] * given.profile, capture_output=True, text=True, timeout=allowed + 30
-            )
-            said = done.stderr.strip().splitlines()
-            failed = "" if done.returncode == 0 else (said[-1] if said else f"exit code {done.returncode}")
-            if failed:
-                (given.out / "errors.txt").open("a").write(f"## {name}\n{done.stderr[-6000:]}\n")
-        except subprocess.TimeoutExpired:
-            failed = f"not done after {allowed + 30:.0f} s"
-        if failed:
-            file.write_text(json.dumps({"name": name, "failed": failed}))
-        print(f"{time.perf_counter() - begin_s:6.1f} s  {name}  {failed}", flush=True)
+            process.kill()
+        else:
+            begin_s = time.perf_counter()
+            failed = finish(process, name, allowed + 30, given.out)
+            print(f"{time.perf_counter() - begin_s:6.1f} s  {name}  {failed}", flush=True)
     print_table(given.out)
 
 
+def name_of(number: int) -> str:
+    """Return the name of a case by its place; 0 is the device's ceiling."""
+    return CASES[number - 1].name if number else "ceiling"
+
+
+def file_of(out: Path, name: str, kind: str = "") -> Path:
+    """Return where a case's figures are stored, or its profile."""
+    return out / f"{kind}{name.replace(' ', '_').replace('=', '-')}{'.txt' if kind else '.json'}"
+
+
+def start(number: int, given: argparse.Namespace) -> subprocess.Popen[str]:
+    """Start a case's process, which imports what it needs and then waits for its turn."""
+    command = [sys.executable, __file__, "--out", str(given.out), "--case", str(number)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command + ["--profile"] * given.profile, **pipes)  # type: ignore[call-overload]
+
+
+def finish(process: subprocess.Popen[str], name: str, seconds: float, out: Path) -> str:
+    """Give a case its turn and wait for it; return how it failed, or nothing."""
+    try:
+        said = process.communicate("go\n", timeout=seconds)[1]
+    except subprocess.TimeoutExpired:
+        process.kill()
+        failed, said = f"not done after {seconds:.0f} s", ""
+    else:
+        lines = [line for line in said.strip().splitlines() if "Error" in line] or [f"exit code {process.returncode}"]
+        failed = lines[-1] if process.returncode else ""
+    if failed:
+        file_of(out, name).write_text(json.dumps({"name": name, "failed": failed}))
+        with (out / "errors.txt").open("a") as errors:
+            errors.write(f"## {name}\n{said[-6000:]}\n")
+    return failed
+
+
 def run_here(number: int, out: Path, profile: bool) -> None:
-    """Run one case in this process and store what came of it."""
-    if number == 0:
+    """Import, wait for this case's turn, run it and store what came of it."""
+    case = CASES[number - 1] if number else None
+    import torch  # noqa: F401
+
+    if case and case.who != "ours":
+        import transformers
+
+        assert transformers.Qwen2Config and transformers.AutoModelForCausalLM  # loads what stands behind them
+    else:
+        import efficientllm.training.loop  # noqa: F401
+    sys.stdin.readline()
+    if case is None:
         record = {"name": "ceiling", **matmul_peak()}
     else:
-        case = CASES[number - 1]
-        file = out / f"profile_{case.name.replace(' ', '_').replace('=', '-')}.txt"
+        file = file_of(out, case.name, "profile_")
         record = {"name": case.name, **asdict(case), **measure(case, file if profile else None)}
-    (out / f"{record['name'].replace(' ', '_').replace('=', '-')}.json").write_text(json.dumps(record, indent=1))
+    file_of(out, record["name"]).write_text(json.dumps(record, indent=1))
 
 
 def print_table(out: Path) -> None:

@@ -28,19 +28,19 @@ def track(*points, **more):
 
 
 def test_a_card_at_rest_is_waited_for_a_second_and_then_watched_idle():
-    rest = settle(card(power_w=track([0, 80]), clock_hz=track([0, 345e6])), QUICK)
+    rest = settle([card(power_w=track([0, 80]), clock_hz=track([0, 345e6]))], QUICK)
     assert 0.8 < rest.cool_down_s < 2.0
     assert rest.end_s - rest.begin_s >= 0.1
 
 
 def test_cool_down_lasts_until_power_has_fallen():
-    rest = settle(card(power_w=track([0, 600], [1.2, 80], linear=True)), QUICK)
+    rest = settle([card(power_w=track([0, 600], [1.2, 80], linear=True))], QUICK)
     assert 1.2 < rest.cool_down_s < 3.0
 
 
 def test_clocks_must_settle_too():
     falling = track([0, 1980e6], [1.5, 345e6], linear=True)
-    rest = settle(card(power_w=track([0, 80]), clock_hz=falling), QUICK)
+    rest = settle([card(power_w=track([0, 80]), clock_hz=falling)], QUICK)
     assert 1.5 < rest.cool_down_s < 3.0
 
 
@@ -54,20 +54,20 @@ def test_clocks_must_settle_too():
     ids=["falls all the time", "vanishes", "says nothing"],
 )
 def test_what_does_not_settle_costs_the_longest_wait_and_no_more(power_w):
-    rest = settle(card(power_w=power_w), Protocol(cool_down_max_s=1.3, idle_s=0.0))
+    rest = settle([card(power_w=power_w)], Protocol(cool_down_max_s=1.3, idle_s=0.0))
     assert rest.cool_down_s == pytest.approx(1.3, abs=0.3)
     assert rest.begin_s == rest.end_s
 
 
 def test_a_device_that_tells_no_power_is_not_waited_for():
     begin_s = time.perf_counter()
-    rest = settle(card(clock_hz=track([0, 1e9])), QUICK)
+    rest = settle([card(clock_hz=track([0, 1e9]))], QUICK)
     assert (rest.cool_down_s, rest.end_s - rest.begin_s) == (0.0, 0.0)
     assert time.perf_counter() - begin_s < 0.5
 
 
 def test_a_device_with_a_counter_alone_is_watched_idle():
-    rest = settle(card(energy_j=track([0, 0], cumulative=True)), QUICK)
+    rest = settle([card(energy_j=track([0, 0], cumulative=True))], QUICK)
     assert rest.end_s - rest.begin_s >= 0.1
 
 

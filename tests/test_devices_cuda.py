@@ -16,7 +16,7 @@ from efficientllm.devices import cuda, cuda_sensors
 from efficientllm.devices._contract import THROTTLE_BITS, SensorError
 from efficientllm.devices.gpm import Gpm
 from efficientllm.devices.nvml import Nvml
-from efficientllm.errors import UserError
+from efficientllm.errors import Unsupported, UserError
 
 CARD, OTHER, SLICE = "GPU-aaaa-1", "GPU-bbbb-2", "MIG-cccc-3"
 GIB = 1 << 30
@@ -394,3 +394,14 @@ def test_slices_are_listed_with_their_numbers(monkeypatch):
 def test_a_card_that_torch_cannot_use_is_refused_with_what_to_do():
     with pytest.raises(UserError, match="Install a CUDA build of torch that fits driver 580"):
         opened().torch_device()
+
+
+def test_ranks_take_the_visible_cards_in_order_and_more_than_there_are_is_unsupported(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
+    first = cuda.open_cuda("", Nvml(ReplayedDriver()))
+    assert [device.address for device in first.group(2)] == [OTHER, CARD]
+    assert [device.address for device in first.group(1)] == [OTHER]
+    with pytest.raises(Unsupported, match=r"^ranks 4, but this machine has 2 cuda device\(s\)$"):
+        first.group(4)
+    with pytest.raises(Unsupported, match="cuda:1 is not the first"):
+        cuda.open_cuda("1", Nvml(ReplayedDriver())).group(2)

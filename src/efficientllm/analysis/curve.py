@@ -21,7 +21,8 @@ class TrainingCurve:
 
     Attributes:
         loss: nats a token.
-        tokens, seconds, joules: spent when the step ended; joules empty where energy is not known over the whole run.
+        tokens, seconds, joules: spent when the step ended; joules empty where energy is not known over the whole run,
+            and so are seconds where a part of it lies in another attempt's record (`why_no_time`).
     """
 
     loss: tuple[float, ...]
@@ -63,25 +64,50 @@ def training_curve(record: Measurement) -> TrainingCurve | None:
     loss = window.find("loss") if window else None
     if window is None or loss is None or len(loss.values) < 2:
         return None
+    tokens = tuple(float(step * max(1, window.work.tokens)) for step in range(1, len(loss.values) + 1))
+    if why_no_time(record):
+        return TrainingCurve(loss=loss.values, tokens=tokens, seconds=())
     return TrainingCurve(
         loss=loss.values,
-        tokens=tuple(float(step * max(1, window.work.tokens)) for step in range(1, len(loss.values) + 1)),
+        tokens=tokens,
         seconds=tuple(at - loss.at_s[0] for at in loss.at_s),
-        joules=tuple(_joules_at(loss, _energy(record, window))),
+        joules=tuple(_joules_of_all(loss, _energy(record, window))),
     )
 
 
-def _energy(record: Measurement, window: Window) -> Series | None:
-    series = window.find("energy_j")
-    if series is None:
-        train = record.find("train")
-        series = train.find("energy_j") if train else None
-    return series if series and len(series.values) > 1 else None
+def why_no_time(record: Measurement) -> str:
+    """Return why a record's curve is known by its tokens alone; empty where it is whole.
+
+    >>> from efficientllm.records.examples import example_measurement
+    >>> why_no_time(example_measurement())
+    ''
+    """
+    step = record.figures.get("resumed_step")
+    if not step:
+        return ""
+    return f"resumed: the time and energy before step {step:.0f} are in another attempt's record"
 
 
-def _joules_at(loss: Series, energy: Series | None) -> list[float]:
+def _energy(record: Measurement, window: Window) -> list[Series]:
+    """Return the energy counters of all devices; none unless each has one."""
+    windows = [place for place in (window, record.find("train")) if place is not None]
+    found = (_counters(place) for place in windows)
+    counters = next((series for series in found if series), [])
+    return counters if len(counters) == max(1, len(record.environment.devices)) else []
+
+
+def _counters(window: Window) -> list[Series]:
+    return [series for series in window.series if series.name == "energy_j" and len(series.values) > 1]
+
+
+def _joules_of_all(loss: Series, counters: list[Series]) -> list[float]:
+    each = [_joules_at(loss, counter) for counter in counters]
+    return [sum(joules) for joules in zip(*each, strict=True)] if all(each) else []
+
+
+def _joules_at(loss: Series, energy: Series) -> list[float]:
     """Return the energy counter at the times of the losses, from the first on; empty unless it covers them all."""
-    if energy is None or energy.at_s[0] > loss.at_s[0] + 0.05 * (loss.at_s[-1] - loss.at_s[0]):
+    if energy.at_s[0] > loss.at_s[0] + 0.05 * (loss.at_s[-1] - loss.at_s[0]):
         return []
     values = [_between(energy, at) for at in loss.at_s]
     return [value - values[0] for value in values]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from efficientllm.meters.samples import Samples
-from efficientllm.meters.windows import window_figures
+from efficientllm.meters.together import figures_of_all
 from efficientllm.records import events
 from efficientllm.records.card import Card
 from efficientllm.records.measurement import Ceilings, DataFacts, ModelFacts
@@ -19,11 +20,15 @@ IDLE = "idle"
 
 @dataclass
 class Told:
-    """All events of one worker, sorted out; times still on the machine's clock."""
+    """All events of one worker, sorted out; times still on the machine's clock.
+
+    Attributes:
+        series: by window, name and rank.
+    """
 
     opened: dict[int, events.Opened] = field(default_factory=dict)
     closed: dict[int, events.Closed] = field(default_factory=dict)
-    series: dict[tuple[int, str], list[events.Values]] = field(default_factory=dict)
+    series: dict[tuple[int, str, int], list[events.Values]] = field(default_factory=dict)
     figures: dict[int, dict[str, float]] = field(default_factory=dict)
     missing: dict[int, dict[str, str]] = field(default_factory=dict)
     phases_s: dict[str, float] = field(default_factory=dict)
@@ -45,7 +50,7 @@ def sort_out(said: list[events.AnyEvent]) -> Told:
             case events.Closed():
                 told.closed[event.window] = event
             case events.Values():
-                told.series.setdefault((event.window, event.name), []).append(event)
+                told.series.setdefault((event.window, event.name, 0), []).append(event)
             case events.Figure():
                 told.figures.setdefault(event.window, {})[event.name] = event.value
             case events.Missing():
@@ -59,16 +64,19 @@ def sort_out(said: list[events.AnyEvent]) -> Told:
                 told.cautions += event.cautions
             case events.End():
                 told.end = event
-            case events.Progress():
+            case events.Progress() | events.Begun():
                 pass
     return told
 
 
-def idle_figures(samples: Samples, begin_s: float, end_s: float) -> dict[str, float]:
-    """Return `idle_power_w`, the mean power while nothing ran, and `external_idle_power_w`; empty where not told."""
+def idle_figures(samples: Sequence[Samples], begin_s: float, end_s: float) -> dict[str, float]:
+    """Return `idle_power_w`, the mean power of all devices while nothing ran, and `external_idle_power_w`.
+
+    Empty where it is not told.
+    """
     if end_s <= begin_s:
         return {}
-    _, figures, _ = window_figures(samples, begin_s, end_s)
+    _, figures, _ = figures_of_all(samples, begin_s, end_s, [])
     named = {"idle_power_w": "power_mean_w", "external_idle_power_w": "external_power_mean_w"}
     return {name: figures[source] for name, source in named.items() if source in figures}
 
@@ -88,25 +96,31 @@ def start_figures(seen: tuple[Window, ...]) -> dict[str, float]:
     return figures
 
 
-def windows(told: Told, samples: Samples, start_s: float, last_s: float, idle: dict[str, float]) -> tuple[Window, ...]:
-    """Return the windows with the sampler's series cut to them, on a clock that starts at `start_s`.
+def windows(
+    told: Told, samples: Sequence[Samples], start_s: float, last_s: float, idle: Sequence[Mapping[str, float]]
+) -> tuple[Window, ...]:
+    """Return the windows with the samplers' series cut to them, on a clock that starts at `start_s`.
 
-    A window that was never closed (its process was killed) ends at `last_s`; `idle` is what `idle_figures` gave.
+    A window that was never closed (its process was killed) ends at `last_s`. There is a sampler for each device;
+    `idle` is what `idle_figures` gave of each.
     """
     return tuple(_window(told, samples, index, start_s, last_s, idle) for index in sorted(told.opened))
 
 
-def _window(told: Told, samples: Samples, index: int, start_s: float, last_s: float, idle: dict[str, float]) -> Window:
+def _window(
+    told: Told,
+    samples: Sequence[Samples],
+    index: int,
+    start_s: float,
+    last_s: float,
+    idle: Sequence[Mapping[str, float]],
+) -> Window:
     opened = told.opened[index]
     closed = told.closed.get(index) or events.Closed(
         window=index, at_s=last_s, outcome="crashed", reason="the process ended inside this window"
     )
-    own_idle_w = (idle["idle_power_w"],) if "idle_power_w" in idle else ()
-    external_idle_w = idle.get("external_idle_power_w")
-    sampled, figures, absent = window_figures(
-        samples, opened.at_s, closed.at_s, idle_power_w=own_idle_w, external_idle_w=external_idle_w
-    )
-    own = tuple(_joined(parts) for (window, _), parts in told.series.items() if window == index)
+    sampled, figures, absent = figures_of_all(samples, opened.at_s, closed.at_s, idle)
+    own = tuple(_joined(parts, rank) for (window, _, rank), parts in told.series.items() if window == index)
     return Window(
         name=opened.name,
         coordinates=opened.coordinates,
@@ -121,12 +135,13 @@ def _window(told: Told, samples: Samples, index: int, start_s: float, last_s: fl
     )
 
 
-def _joined(parts: list[events.Values]) -> Series:
+def _joined(parts: list[events.Values], rank: int) -> Series:
     first = parts[0]
     return Series(
         name=first.name,
         unit=first.unit,
         source=first.source,
+        rank=rank,
         at_s=tuple(at for part in parts for at in part.at_s),
         values=tuple(value for part in parts for value in part.values),
     )

@@ -13,7 +13,8 @@ from tempfile import TemporaryDirectory
 from types import TracebackType
 
 from efficientllm.bench.job import OUTPUT_FILE
-from efficientllm.bench.runner import ProgressCall, Run, run_trial, start_worker
+from efficientllm.bench.launch import start_worker
+from efficientllm.bench.runner import ProgressCall, Run, run_trial
 from efficientllm.records.measurement import Measurement
 
 #: How long a worker may take to leave once its input has ended.
@@ -33,7 +34,7 @@ class Workers:
 
     def run_trial(self, run: Run, on_progress: ProgressCall) -> Measurement:
         """Run a trial as its protocol says; arguments and errors as of `bench.runner.run_trial`."""
-        if not run.job.trial.protocol.shared_process:
+        if not run.job.trial.protocol.shared_process or run.job.ranks > 1:
             return run_trial(run, on_progress)
         goes_on = False
         try:

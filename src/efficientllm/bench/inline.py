@@ -136,7 +136,7 @@ class InlineMeasurement:
             )
         outcome, reason = self._outcome(error)
         trial, environment = self._identity()
-        seen = windows(told, samples, self._begin.perf_s, last_s, {})
+        seen = windows(told, [samples], self._begin.perf_s, last_s, [])
         attempt = self.study.next_attempt(trial.id, environment.id)
         measurement = Measurement(
             id=f"{trial.id}-{environment.id}-{attempt}",

@@ -6,13 +6,14 @@ import functools
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
 from importlib import metadata
 
 import psutil
 
 from efficientllm import catalog
 from efficientllm.devices._contract import Device
-from efficientllm.records.environment import Environment, make_environment
+from efficientllm.records.environment import DeviceInfo, Environment, make_environment
 
 #: Libraries whose version can move a measured value; those that are not installed are left out.
 _LIBRARIES = (
@@ -30,11 +31,11 @@ _LIBRARIES = (
 )
 
 
-def probe_environment(device: Device, code_digest: str, threads: int) -> Environment:
-    """Describe this machine and this code, without importing torch."""
+def probe_environment(device: Device, code_digest: str, threads: int, others: Sequence[DeviceInfo] = ()) -> Environment:
+    """Describe this machine and this code, without importing torch; `others` are further devices of a trial."""
     commit, dirty = _git()
     return make_environment(
-        devices=(device.info(),),
+        devices=(device.info(), *others),
         python=platform.python_version(),
         platform=_platform(),
         libraries=_versions(),

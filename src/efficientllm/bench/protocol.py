@@ -5,6 +5,7 @@ cool-down until power and clocks settle ── idle, no context ── worker st
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import time
 from collections.abc import Sequence
@@ -40,15 +41,15 @@ class Rest:
     cool_down_s: float = 0.0
 
 
-def settle(device: Device, protocol: Protocol) -> Rest:
-    """Wait until power and clocks have come to rest, then for the idle time.
+def settle(devices: Sequence[Device], protocol: Protocol) -> Rest:
+    """Wait until power and clocks of all devices have come to rest, then for the idle time.
 
     A device that tells neither power nor energy needs no waiting: nothing could be made of it.
     """
-    power = _sensors(device, ("power_w",))
-    cool_down_s = _cool_down_s(_sensors(device, _SETTLING), protocol.cool_down_max_s) if power else 0.0
+    power = _sensors(devices, ("power_w",))
+    cool_down_s = _cool_down_s(_sensors(devices, _SETTLING), protocol.cool_down_max_s) if power else 0.0
     begin_s = time.perf_counter()
-    if protocol.idle_s and _sensors(device, _IDLE_POWER):
+    if protocol.idle_s and _sensors(devices, _IDLE_POWER):
         time.sleep(protocol.idle_s)
         return Rest(begin_s, time.perf_counter(), cool_down_s)
     return Rest(begin_s, begin_s, cool_down_s)
@@ -59,22 +60,22 @@ def idle_with_context(device: Device, protocol: Protocol, recorder: Recorder) ->
 
     A card with a context holds its clocks up, and on an H200 draws half as much again as without.
     """
-    if protocol.idle_s and _sensors(device, _IDLE_POWER) and device.open_context():
+    if protocol.idle_s and _sensors([device], _IDLE_POWER) and device.open_context():
         with recorder.window("idle", work=Work(), adaptive=False):
             time.sleep(protocol.idle_s)
 
 
 def _cool_down_s(sensors: Sequence[Sensor], longest_s: float) -> float:
     """Return how long it took until no reading moved any more, `longest_s` if they never stopped or fell silent."""
-    seen: dict[str, list[float]] = {sensor.name: [] for sensor in sensors}
+    seen: list[list[float]] = [[] for _ in sensors]
     begin_s = time.perf_counter()
     while time.perf_counter() - begin_s < longest_s:
         try:
-            for sensor in sensors:
-                seen[sensor.name] = [*seen[sensor.name], sensor.read()][-_LOOKS:]
+            for number, sensor in enumerate(sensors):
+                seen[number] = [*seen[number], sensor.read()][-_LOOKS:]
         except SensorError:  # the driver has gone; the sampler says so in the record
             return longest_s
-        if all(_at_rest(values) for values in seen.values()):
+        if all(_at_rest(values) for values in seen):
             return time.perf_counter() - begin_s
         time.sleep(_LOOK_S)
     return longest_s
@@ -89,12 +90,11 @@ def _at_rest(values: Sequence[float]) -> bool:
     return len(values) == _LOOKS and max(values) - min(values) <= _REST_SPREAD * statistics.fmean(values)
 
 
-def _sensors(device: Device, names: Sequence[str]) -> list[Sensor]:
-    """Open those of the sensors that the device has."""
+def _sensors(devices: Sequence[Device], names: Sequence[str]) -> list[Sensor]:
+    """Open those of the sensors that the devices have."""
     found = []
-    for name in names:
-        try:
-            found.append(device.sensor(name, ()))
-        except SensorError:
-            continue
+    for device in devices:
+        for name in names:
+            with contextlib.suppress(SensorError):
+                found.append(device.sensor(name, ()))
     return found

@@ -9,13 +9,12 @@ This is the one place where workloads and meters meet.
 
 from __future__ import annotations
 
-import os
-import signal
+import contextlib
+import functools
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,24 +22,21 @@ import msgspec
 
 import efficientllm
 from efficientllm.bench.assemble import Told, idle_figures, sort_out, start_figures, windows
-from efficientllm.bench.job import EVENTS_FILE, JOB_FILE, OUTPUT_FILE, JobFile
+from efficientllm.bench.job import JOB_FILE, OUTPUT_FILE, JobFile, events_file
+from efficientllm.bench.launch import how_it_ended, start_worker, stop_worker
 from efficientllm.bench.protocol import Rest, settle
+from efficientllm.bench.voices import told_by_all
 from efficientllm.devices._contract import Device
 from efficientllm.meters.external import WallClock, with_external
 from efficientllm.meters.process import SamplerProcess
 from efficientllm.meters.samples import Samples
+from efficientllm.meters.together import together
 from efficientllm.records import events
 from efficientllm.records.environment import Environment
 from efficientllm.records.measurement import Ceilings, Measurement
 from efficientllm.records.window import Caution
 
-#: What a worker finds in its environment, unless the user has set it. The spin count bounds how long OpenMP's threads
-#: wait awake for one another: without a bound one busy neighbour on a shared core makes a step 30 times longer
-#: (2.9 s for 0.08 s, measured on two cores), with this one 3 times; on a quiet machine it costs a fifth of a tiny step.
-_WORKER_ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1", "GOMP_SPINCOUNT": "10000"}
-
 _POLL_S = 0.05
-_GRACE_S = 5.0
 
 ProgressCall = Callable[[events.Progress], None]
 #: Brings a job's folder to a worker and returns its process.
@@ -57,7 +53,12 @@ class TrialInterrupted(Exception):
 
 @dataclass(frozen=True)
 class Run:
-    """All that one run of a trial needs beside the job; `external` is a wall or BMC meter's file."""
+    """All that one run of a trial needs beside the job.
+
+    Attributes:
+        external: a wall or BMC meter's file.
+        others: further devices of this machine that the trial runs on, one for each further rank.
+    """
 
     job: JobFile
     device: Device
@@ -65,6 +66,12 @@ class Run:
     measurement_id: str
     ceilings: Ceilings | None = None
     external: Path | None = None
+    others: tuple[Device, ...] = ()
+
+    @property
+    def devices(self) -> tuple[Device, ...]:
+        """All devices of this machine that the trial runs on."""
+        return (self.device, *self.others)
 
 
 def run_trial(run: Run, on_progress: ProgressCall = lambda _: None, start: StartCall | None = None) -> Measurement:
@@ -87,77 +94,96 @@ def run_trial(run: Run, on_progress: ProgressCall = lambda _: None, start: Start
 def _run_in(folder: Path, run: Run, on_progress: ProgressCall, start: StartCall | None) -> Measurement:
     begin = WallClock.now()
     protocol = run.job.trial.protocol
-    sampler = SamplerProcess.start(run.device, [], interval_s=protocol.sample_interval_s, path=folder / "samples.txt")
     interrupted = False
     worker: subprocess.Popen[bytes] | None = None
     start_s = time.perf_counter()
     rest = Rest(start_s, start_s)
-    try:
-        rest = settle(run.device, protocol)
-        start_s = time.perf_counter()
-        worker = (start or start_worker)(folder)
-        sampler.add_pid(worker.pid)
-        _follow(worker, folder / EVENTS_FILE, on_progress, until_exit=start is None)
-    except KeyboardInterrupt:
-        interrupted = True
-        _stop(worker)
-    last_s = time.perf_counter()
-    samples = with_external(sampler.stop(), run.external, begin)
-    told = sort_out(events.decode_events(_read(folder / EVENTS_FILE))[0])
-    outcome, reason = _outcome(told, worker, interrupted, folder)
-    measurement = _measurement(run, told, samples, start_s, last_s, outcome, reason, begin, rest)
+    with contextlib.ExitStack() as stack:
+        samplers = [
+            stack.enter_context(
+                SamplerProcess.start(
+                    device,
+                    [],
+                    interval_s=protocol.sample_interval_s,
+                    path=folder / f"samples.{number}.txt",
+                    rank=number,
+                    index=number,
+                )
+            )
+            for number, device in enumerate(run.devices)
+        ]
+        try:
+            rest = settle(run.devices, protocol)
+            start_s = time.perf_counter()
+            worker = (start or functools.partial(start_worker, job=run.job))(folder)
+            _follow(worker, folder, run.job.local_ranks, samplers, on_progress, until_exit=start is None)
+        except KeyboardInterrupt:
+            interrupted = True
+            stop_worker(worker)
+        last_s = time.perf_counter()
+        samples = [sampler.stop() for sampler in samplers]
+    samples[0] = with_external(samples[0], run.external, begin)
+    voices = [sort_out(_said(folder, rank)) for rank in range(run.job.local_ranks)]
+    output = _read(folder / OUTPUT_FILE).decode(errors="replace")
+    end = how_it_ended([told.end for told in voices], worker, output)
+    if interrupted:
+        end = events.End(outcome="interrupted", reason="interrupted by the user")
+    told = told_by_all(voices, shared=len(run.devices) == 1)
+    measurement = _measurement(run, told, samples, start_s, last_s, end, begin, rest)
     if interrupted:
         raise TrialInterrupted(measurement)
     return measurement
 
 
-def _sampler_cost(samples: Samples) -> dict[str, float]:
-    """Return what watching cost: the sampler's processor seconds and how long it ran."""
-    cost = {"sampler_elapsed_s": samples.elapsed_s}
-    return cost if samples.processor_s is None else {**cost, "sampler_processor_s": samples.processor_s}
+def _sampler_cost(samples: Sequence[Samples]) -> dict[str, float]:
+    """Return what watching cost: the samplers' processor seconds and how long they ran."""
+    cost = {"sampler_elapsed_s": max(one.elapsed_s for one in samples)}
+    used = [one.processor_s for one in samples if one.processor_s is not None]
+    return {**cost, "sampler_processor_s": sum(used)} if len(used) == len(samples) else cost
 
 
-def start_worker(folder: Path, further: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
-    """Start the measured process in a session of its own, so that Ctrl-C reaches it through us only.
+def _follow(
+    worker: subprocess.Popen[bytes],
+    folder: Path,
+    num_ranks: int,
+    samplers: Sequence[SamplerProcess],
+    on_progress: ProgressCall,
+    *,
+    until_exit: bool,
+) -> None:
+    """Wait for the worker to end, or for the end of this job where the worker lives on, and pass on its progress.
 
-    `further` is its standard input: a pipe where more jobs are to follow.
+    Every rank says its process in the beginning, and is watched from then on; the rest of what the others say is read
+    in the end.
     """
-    environment = {**_WORKER_ENVIRONMENT, **os.environ}
-    output = (folder / OUTPUT_FILE).open("wb")
-    with output:
-        return subprocess.Popen(
-            [sys.executable, "-m", "efficientllm.bench.worker", str(folder)],
-            stdin=further,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            start_new_session=True,
-        )
-
-
-def _follow(worker: subprocess.Popen[bytes], file: Path, on_progress: ProgressCall, *, until_exit: bool) -> None:
-    """Wait for the worker to end, or for the end of this job where the worker lives on, and pass on its progress."""
     taken, ended = 0, False
+    silent = set(range(1, num_ranks))
+    if not silent:
+        _watch(samplers, worker.pid)
     while worker.poll() is None and (until_exit or not ended):
         time.sleep(_POLL_S)
-        said, size = events.decode_events(_read(file, taken))
+        said, size = events.decode_events(_read(folder / events_file(0), taken))
         taken += size
         for event in said:
             if isinstance(event, events.Progress):
                 on_progress(event)
+            elif isinstance(event, events.Begun):
+                _watch(samplers, event.pid)
             ended = ended or isinstance(event, events.End)
+        for rank in tuple(silent):
+            pids = [event.pid for event in _said(folder, rank) if isinstance(event, events.Begun)]
+            for pid in pids:
+                _watch(samplers, pid)
+            silent -= {rank} if pids else set()
 
 
-def _stop(worker: subprocess.Popen[bytes] | None) -> None:
-    """Ask the worker to end, then make it."""
-    if worker is None or worker.poll() is not None:
-        return
-    worker.send_signal(signal.SIGINT)
-    try:
-        worker.wait(_GRACE_S)
-    except subprocess.TimeoutExpired:
-        worker.kill()
-        worker.wait()
+def _watch(samplers: Sequence[SamplerProcess], pid: int) -> None:
+    for sampler in samplers:
+        sampler.add_pid(pid)
+
+
+def _said(folder: Path, rank: int) -> list[events.AnyEvent]:
+    return events.decode_events(_read(folder / events_file(rank)))[0]
 
 
 def _read(file: Path, offset: int = 0) -> bytes:
@@ -169,42 +195,29 @@ def _read(file: Path, offset: int = 0) -> bytes:
         return b""
 
 
-def _outcome(told: Told, worker: subprocess.Popen[bytes] | None, interrupted: bool, folder: Path) -> tuple[str, str]:
-    if interrupted:
-        return "interrupted", "interrupted by the user"
-    if told.end is not None:
-        return told.end.outcome, told.end.reason
-    code = worker.returncode if worker else None
-    if code is not None and code < 0:
-        name = signal.Signals(-code).name
-        why = " (the kernel sends it when the machine's memory runs out)" if name == "SIGKILL" else ""
-        return "crashed", f"the worker was killed by {name}{why}"
-    lines = _read(folder / OUTPUT_FILE).decode(errors="replace").strip().splitlines()
-    return "crashed", f"the worker ended with exit code {code}: {lines[-1] if lines else 'it said nothing'}"
-
-
 def _measurement(
     run: Run,
     told: Told,
-    samples: Samples,
+    samples: Sequence[Samples],
     start_s: float,
     last_s: float,
-    outcome: str,
-    reason: str,
+    end: events.End,
     begin: WallClock,
     rest: Rest,
 ) -> Measurement:
     idle = idle_figures(samples, rest.begin_s, rest.end_s)
-    seen = windows(told, samples, start_s, last_s, idle)
+    idle_of_each = [idle_figures([one], rest.begin_s, rest.end_s) for one in samples]
+    seen = windows(told, samples, start_s, last_s, idle_of_each)
     cautions = told.cautions
-    if told.end is not None and told.end.traceback:
-        cautions = (Caution(code="traceback", text=told.end.traceback), *cautions)
+    if end.traceback:
+        cautions = (Caution(code="traceback", text=end.traceback), *cautions)
+    missing = together([{}] * len(samples), [one.absent for one in samples])[1]
     return Measurement(
         id=run.measurement_id,
         trial=run.job.trial,
         environment=run.environment,
-        outcome=outcome,
-        reason=reason,
+        outcome=end.outcome,
+        reason=end.reason,
         started_at=begin.text(),
         software_version=efficientllm.__version__,
         windows=seen,
@@ -214,6 +227,6 @@ def _measurement(
         cards=told.cards,
         phases_s={"cool_down": rest.cool_down_s, **told.phases_s},
         figures={**told.figures.get(-1, {}), **idle, **start_figures(seen), **_sampler_cost(samples)},
-        absent={**samples.absent, **told.missing.get(-1, {})},
+        absent={**missing, **told.missing.get(-1, {})},
         cautions=cautions,
     )

@@ -9,14 +9,15 @@ from typing import Protocol
 
 import efficientllm
 from efficientllm.bench.batch import Workers
-from efficientllm.bench.ceilings import PATIENCE_S, calibrate, ceilings_of
+from efficientllm.bench.ceilings import PATIENCE_S, calibrate, ceilings_of, matmul_peak
 from efficientllm.bench.digest import code_digest
 from efficientllm.bench.distinct import distinct_models
-from efficientllm.bench.job import JobFile
+from efficientllm.bench.folders import artifact_folder, checkpoint_folder, forget_checkpoints
+from efficientllm.bench.job import JobFile, ranks_of
 from efficientllm.bench.judging import judged
 from efficientllm.bench.lock import study_lock
 from efficientllm.bench.probe import host_threads, probe_environment
-from efficientllm.bench.refusals import refusals
+from efficientllm.bench.refusals import refusals, too_many_ranks
 from efficientllm.bench.runner import Run, TrialInterrupted
 from efficientllm.bench.storing import store
 from efficientllm.data.prepare import prepare
@@ -97,6 +98,7 @@ class StudyRun:
         with study_lock(self.study.path), self._workers:
             more = True
             while more:
+                self._refused |= too_many_ranks(self.missing(), self.device)
                 self._refused |= refusals(self.missing(), self._environments, self.cache)
                 self._prepare()
                 for index, trial in list(enumerate(self.plan.trials))[len(self.measurements) :]:
@@ -135,6 +137,7 @@ class StudyRun:
         stored = {trial.id: self._stored(trial) for trial in self.plan.trials}
         asked = [trial for trial in self.plan.trials if stored[trial.id] is None]
         found = refusals(asked, self._environments, self.cache)
+        found |= too_many_ranks(asked, self.device)
         found |= {key: m.reason for key, m in stored.items() if m is not None and m.outcome == "unsupported"}
         for trial in self.plan.trials:
             if trial.parent in found:
@@ -184,6 +187,7 @@ class StudyRun:
     def _end(self, measurement: Measurement, *, stored_before: bool, write: bool = False) -> None:
         if write:
             measurement = store(self.study, measurement)
+        forget_checkpoints(self.study, measurement.trial, measurement.environment)
         self.measurements.append(measurement)
         self.watcher.ended(measurement, stored_before=stored_before)
 
@@ -192,22 +196,28 @@ class StudyRun:
         if parent is not None and not self._artifact(parent).is_dir():
             self.watcher.note(f"making {parent.technique()} again: its checkpoint is gone, its record stays")
             self._run(parent)
+            forget_checkpoints(self.study, parent, self._environments[parent.id])
         return self._run(trial)
 
     def _run(self, trial: Trial) -> Measurement:
         environment, parent = self._environments[trial.id], self._trial(trial.parent)
+        devices = self.device.group(ranks_of(trial))
         taken = any(other.parent == trial.id for other in self.plan.trials)
         if taken:
             shutil.rmtree(self._artifact(trial), ignore_errors=True)
         job = JobFile(
             trial=trial,
+            environment=environment.id,
+            checkpoints=str(checkpoint_folder(self.study, trial, environment) or ""),
             address=self.device.address,
+            addresses=tuple(device.address for device in devices) if ranks_of(trial) > 1 else (),
             cache=str(self.cache),
-            threads=self.threads,
+            threads=max(1, self.threads // ranks_of(trial)),
             artifact=str(self._artifact(trial)) if taken else "",
             parent_artifact=str(self._artifact(parent)) if parent else "",
+            matmul_peak_flop_per_s=matmul_peak(self._ceilings, trial),
         )
-        run = Run(job, self.device, environment, self._next_id(trial), self._ceilings, self.external)
+        run = Run(job, self.device, environment, self._next_id(trial), self._ceilings, self.external, devices[1:])
         try:
             return judged(self._workers.run_trial(run, self.watcher.progress), self.device)
         except TrialInterrupted as interrupted:
@@ -252,14 +262,14 @@ class StudyRun:
     def _environment(self, trial: Trial) -> Environment:
         parent = self._environments.get(trial.parent)
         digest = code_digest(trial.settings, self.device.kind, parent.code_digest if parent else "")
-        return probe_environment(self.device, digest, self.threads)
+        others = () if too_many_ranks([trial], self.device) else self.device.group(ranks_of(trial))[1:]
+        return probe_environment(self.device, digest, self.threads, [device.info() for device in others])
 
     def _trial(self, trial_id: str) -> Trial | None:
         return next((trial for trial in self.plan.trials if trial.id == trial_id), None)
 
     def _artifact(self, trial: Trial) -> Path:
-        """Return the folder of a trial's artifact; the environment is in its name, so that none is ever stale."""
-        return self.study.artifact_folder(f"{trial.id}-{self._environments[trial.id].id}")
+        return artifact_folder(self.study, trial, self._environments[trial.id])
 
 
 def open_run(recipe: Recipe, results: Path, watcher: Watcher, external: Path | None = None) -> StudyRun:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from efficientllm.errors import EfficientLLMError
+from efficientllm.errors import EfficientLLMError, Unsupported
 from efficientllm.records.environment import DeviceInfo
 
 if TYPE_CHECKING:
@@ -147,6 +147,16 @@ class Device(ABC):
     def open_context(self) -> bool:
         """Open what every later call would open anyway; False where there is no such thing, as on a processor."""
         return False
+
+    def group(self, ranks: int) -> tuple[Device, ...]:
+        """Return what so many ranks run on: a device for each, this one first; or this one, which all share.
+
+        Raises:
+            Unsupported: there are fewer devices.
+        """
+        if ranks == 1:
+            return (self,)
+        raise Unsupported(f"ranks {ranks}, but device {self.kind} knows of no other one like it")
 
     def peers(self) -> list[torch.device]:
         """Return other devices of this kind that this process can copy to, for the bandwidth of the links."""

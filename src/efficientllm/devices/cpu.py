@@ -39,6 +39,10 @@ class CpuDevice(Device):
     def __init__(self, root: Path = Path("/")) -> None:
         self._root = root
 
+    def group(self, ranks: int) -> tuple[Device, ...]:
+        """Return this processor: ranks share its cores."""
+        return (self,)
+
     def info(self) -> DeviceInfo:
         """Return model, usable cores, memory and outermost cache."""
         return cpu_info(self._root)

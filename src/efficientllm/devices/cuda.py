@@ -12,7 +12,7 @@ from efficientllm.devices.gpm import METRICS, Gpm
 from efficientllm.devices.nvml import Nvml
 from efficientllm.devices.peaks import datasheet
 from efficientllm.devices.visibility import visible_uuids
-from efficientllm.errors import UserError
+from efficientllm.errors import Unsupported, UserError
 from efficientllm.records.environment import DeviceInfo
 
 if TYPE_CHECKING:
@@ -122,6 +122,24 @@ class CudaDevice(Device):
         torch.zeros(1, device=self._torch())
         self.synchronize()
         return True
+
+    def group(self, ranks: int) -> tuple[Device, ...]:
+        """Return the visible devices, in CUDA's order, of which each rank takes its own.
+
+        Raises:
+            Unsupported: there are fewer, or this is not the first of them, so that "the others" is not clear.
+        """
+        if ranks == 1:
+            return (self,)
+        visible = visible_here(self._on.nvml)
+        if ranks > len(visible):
+            raise Unsupported(f"ranks {ranks}, but this machine has {len(visible)} cuda device(s)")
+        if self.address != visible[0]:
+            raise Unsupported(
+                f"ranks {ranks} take the visible devices in their order, and device cuda:{visible.index(self.address)} "
+                "is not the first. Use device: cuda, and CUDA_VISIBLE_DEVICES to choose them."
+            )
+        return (self, *(CudaDevice(uuid, self._on.nvml) for uuid in visible[1:ranks]))
 
     def peers(self) -> list[torch.device]:
         """Return the other cards that torch sees; a slice has no links of its own."""

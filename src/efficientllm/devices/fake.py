@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from efficientllm.devices._contract import QUANTITIES, Device, DeviceEntry, Sensor, SensorError
-from efficientllm.errors import UserError
+from efficientllm.errors import Unsupported, UserError
 from efficientllm.records.environment import DeviceInfo
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ class FakeDevice(Device):
                     fails_at_s:     from then on reading raises, `fails_with` says why (a vanishing driver)
                     cumulative, source, silence: as in `Sensor`
         absent:   quantity -> reason
+        others:   paths of the scripts of further devices, for further ranks
         foreign:  [[at_s, [pid, ...]], ...], processes of others on the device
         origin_s: perf_counter at the script's second 0; else the moment the device is opened
 
@@ -81,6 +82,17 @@ class FakeDevice(Device):
         import torch
 
         return torch.device("cpu")
+
+    def group(self, ranks: int) -> tuple[Device, ...]:
+        """Return this device and the scripted others.
+
+        Raises:
+            Unsupported: the script has fewer.
+        """
+        devices = (self, *(FakeDevice(path) for path in self._script.get("others", ())))
+        if ranks > len(devices):
+            raise Unsupported(f"ranks {ranks}, but this machine has {len(devices)} fake device(s)")
+        return devices[:ranks]
 
     def open_context(self) -> bool:
         """Do as an accelerator does: there is a context."""

@@ -25,8 +25,10 @@ _PROGRESS_S = 0.2
 class Marks:
     """Takes down what a workload does; see `workloads._contract.Recorder`."""
 
-    def __init__(self, file: Path, device: Device, protocol: Protocol) -> None:
-        self.device, self.protocol = device, protocol
+    def __init__(self, file: Path, device: Device, protocol: Protocol, *, alone: bool = True) -> None:
+        self.device, self.protocol, self._alone = device, protocol, alone
+        #: Makes one number of what several ranks have, so that all of them take the same number of warm-up steps.
+        self.agree: Callable[[float], float] = lambda own: own
         self._file = file.open("ab")
         self._num_windows = 0
         self._progress_at_s = 0.0
@@ -48,7 +50,13 @@ class Marks:
         self.say(events.Phase(name=name, elapsed_s=time.perf_counter() - begin_s))
         self.flush()
 
-    def warm_up(self, step: Callable[[], object], *, max_steps: int | None = None) -> int:
+    def warm_up(
+        self,
+        step: Callable[[], object],
+        *,
+        max_steps: int | None = None,
+        after: Callable[[], object] | None = None,
+    ) -> int:
         """Call `step` until its time is steady: at least the protocol's steps, at most its seconds or `max_steps`."""
         begin_s, taken = time.perf_counter(), 0
         rule = SteadyRule(self.protocol.warmup_steps, self.protocol.warmup_max_s)
@@ -56,8 +64,10 @@ class Marks:
             step_begin_s = time.perf_counter()
             step()
             self.device.synchronize()
-            rule.add(time.perf_counter() - step_begin_s)
+            rule.add(self.agree(time.perf_counter() - step_begin_s))
             taken += 1
+            if after is not None:
+                after()
         if not rule.steady:
             self.caution("unsteady", f"step time had not become steady after {taken} warm-up steps")
         self.say(events.Phase(name="warmup", elapsed_s=time.perf_counter() - begin_s))
@@ -71,8 +81,8 @@ class Marks:
             yield
         except Exception as error:
             out_of_memory = self.device.is_out_of_memory(error)
-            if not out_of_memory and not isinstance(error, Unsupported):
-                raise
+            if (not out_of_memory and not isinstance(error, Unsupported)) or not self._alone:
+                raise  # other ranks wait inside for this one, and cannot go on either
             traceback.clear_frames(error.__traceback__)  # what failed still holds its tensors
             if self._num_windows == windows_before:  # it ended before its window was opened: in allocation or warm-up
                 self._open(name, Work(), coordinates)

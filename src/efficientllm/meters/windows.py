@@ -67,7 +67,7 @@ def window_figures(
         _take(figures, absent, name, partial(summary, series[name], begin_s, end_s))
     figures |= _throttle_figures(series.get("throttle_reasons"), begin_s, end_s)
     _add_energy(series, begin_s, end_s, idle_power_w, figures, absent)
-    _add_external(series.get(external.NAME), begin_s, end_s, idle_power_w, external_idle_w, figures, absent)
+    add_external(series.get(external.NAME), begin_s, end_s, idle_power_w, external_idle_w, figures, absent)
     _add_shares(samples, begin_s, end_s, figures, absent)
     absent |= {name: samples.absent[name] for name in absent if name in samples.absent}  # why it ended says more
     return [one for one in inside if one.values], dict(sorted(figures.items())), absent
@@ -119,7 +119,7 @@ def _add_energy(
             figures[_named(power, "peak")] = max(inside)
 
 
-def _add_external(
+def add_external(
     meter: Series | None,
     begin_s: float,
     end_s: float,

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,13 @@ class Sidecar(msgspec.Struct, frozen=True, kw_only=True):
     format: int = 1
 
 
-def save(decoder: Decoder, settings: ModelSettings, folder: Path, tokenizer_path: Path | None = None) -> None:
+def save(
+    decoder: Decoder,
+    settings: ModelSettings,
+    folder: Path,
+    tokenizer_path: Path | None = None,
+    weights: Mapping[str, Tensor] | None = None,
+) -> None:
     """Write a decoder into a folder, which appears whole or not at all; one that is there is replaced.
 
     Args:
@@ -60,6 +66,7 @@ def save(decoder: Decoder, settings: ModelSettings, folder: Path, tokenizer_path
         settings: what it was built from; further fields of a workload's settings are left out.
         folder: where to.
         tokenizer_path: a `tokenizer.json`, or a folder with tokenizer files, to lay beside it.
+        weights: name -> whole parameter, where the decoder itself holds only shares of them.
     """
     model_settings = ModelSettings(**{name: getattr(settings, name) for name in ModelSettings.__struct_fields__})
     model_settings = with_adjusted(model_settings, decoder.adjusted)
@@ -68,7 +75,7 @@ def save(decoder: Decoder, settings: ModelSettings, folder: Path, tokenizer_path
     draft.mkdir(parents=True)
     family = family_of_decoder(decoder)
     dtype = str(decoder.dtype).removeprefix("torch.")
-    save_file(dict(_pieces(decoder)), draft / "model.safetensors", metadata={"format": "pt"})
+    save_file(dict(_pieces(decoder, weights)), draft / "model.safetensors", metadata={"format": "pt"})
     config = _own_config(decoder, dtype) if family is None else config_of(decoder.block(0).mixer.shape, family, dtype)
     (draft / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     sidecar = Sidecar(settings=model_settings, shape=decoder.shape, adjusted=decoder.adjusted)
@@ -158,8 +165,8 @@ def _sidecar(folder: Path) -> Sidecar:
     return Sidecar(settings=ModelSettings(shape=fields, mixer=Choice(name="gqa")), shape=shape)
 
 
-def _pieces(decoder: Decoder) -> Iterator[tuple[str, Tensor]]:
-    parameters = dict(decoder.named_parameters())
+def _pieces(decoder: Decoder, weights: Mapping[str, Tensor] | None) -> Iterator[tuple[str, Tensor]]:
+    parameters = weights or dict(decoder.named_parameters())
     for name, pieces in checkpoint_parts(decoder).items():
         rows = parameters[name].detach().cpu().split([count for _, count in pieces])
         yield from ((piece, part.clone()) for (piece, _), part in zip(pieces, rows, strict=True))

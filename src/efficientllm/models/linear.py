@@ -63,9 +63,12 @@ class Embedding(nn.Embedding):
 
 
 def stored_bytes(module: nn.Module) -> int:
-    """Return the bytes of a module's parameters, each storage once."""
-    held = {p.untyped_storage().data_ptr(): p.nbytes for p in module.parameters() if p.device.type != "meta"}
-    return sum(held.values())
+    """Return the bytes of a module's parameters, each storage once; of one that lies over ranks, all its shares."""
+    stored = [parameter for parameter in module.parameters() if parameter.device.type != "meta"]
+    # a share may be empty, and then has no storage to tell it by
+    shares = sum(parameter.nbytes for parameter in stored if hasattr(parameter, "to_local"))
+    held = {p.untyped_storage()._cdata: p.nbytes for p in stored if not hasattr(p, "to_local")}
+    return shares + sum(held.values())
 
 
 def num_parameters(module: nn.Module) -> int:

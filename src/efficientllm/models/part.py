@@ -41,6 +41,10 @@ class Part(nn.Module):
         """Return the buffers in which a forward pass in training counts something."""
         return ()
 
+    def step_counts(self) -> tuple[Tensor, ...]:
+        """Return what was counted since the last `after_step`, as views; ranks that train together sum it before."""
+        return ()
+
     def implementation(self, dtype: torch.dtype, *, gradients: bool) -> str:
         """Return, for the record, how it computes many tokens on its weights' device; empty if there is one way.
 

@@ -18,12 +18,14 @@ _RATIO_JITTER_S = 0.02
 
 
 def memory_within_capacity(measurement: Measurement, window: Window, datasheet: Datasheet | None) -> list[Finding]:
-    """No memory figure may exceed what the devices hold (`memory_above_capacity`)."""
-    capacity_bytes: float = sum(device.capacity_bytes for device in measurement.environment.devices)
+    """No memory figure, each of which is of one device, may exceed what it holds (`memory_above_capacity`)."""
+    capacity_bytes: float = max((device.capacity_bytes for device in measurement.environment.devices), default=0)
     if not capacity_bytes and datasheet:
-        capacity_bytes = num_devices(measurement) * datasheet.capacity_bytes
+        capacity_bytes = datasheet.capacity_bytes
     figures = {name: window.figures[name] for name in _MEMORY_FIGURES if name in window.figures}
-    figures |= {s.name: max(s.values) for s in window.series if s.name in _MEMORY_SERIES and s.values}
+    for series in window.series:
+        if series.name in _MEMORY_SERIES and series.values:
+            figures[series.name] = max(figures.get(series.name, 0.0), *series.values)
     found = []
     for name, used_bytes in figures.items():
         if 0 < capacity_bytes < used_bytes:
@@ -52,8 +54,8 @@ def energy_above_idle(measurement: Measurement, window: Window) -> list[Finding]
     A counter that stood still is caught without an idle power too: nothing runs on no energy.
     """
     energy_j, length_s = window.figures.get("energy_j"), window.end_s - window.begin_s
-    calibrated_w = measurement.ceilings.idle_power_w if measurement.ceilings else None
-    idle_w = measurement.figures.get("idle_power_w", calibrated_w) or 0.0
+    of_one_w = (measurement.ceilings.idle_power_w if measurement.ceilings else None) or 0.0
+    idle_w = measurement.figures.get("idle_power_w", num_devices(measurement) * of_one_w)
     if energy_j is None or length_s <= 0:
         return []
     if energy_j > 0 and energy_j + _edge_error_j(window) >= _BELOW_IDLE * idle_w * length_s:

@@ -23,6 +23,12 @@ class Phase(Event, frozen=True, kw_only=True):
     elapsed_s: float
 
 
+class Begun(Event, frozen=True, kw_only=True):
+    """A process of the trial is there, and is to be watched."""
+
+    pid: int
+
+
 class Facts(Event, frozen=True, kw_only=True):
     """What the trial is about: the model's counts, the text's identity, a technique's card, the device's ceilings."""
 
@@ -95,7 +101,7 @@ class End(Event, frozen=True, kw_only=True):
     traceback: str = ""
 
 
-AnyEvent = Phase | Facts | Figure | Missing | Opened | Values | Closed | Progress | End
+AnyEvent = Begun | Phase | Facts | Figure | Missing | Opened | Values | Closed | Progress | End
 
 _decoder = msgspec.json.Decoder(AnyEvent)
 

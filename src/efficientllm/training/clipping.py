@@ -13,13 +13,19 @@ def clipped_step(optimizer: torch.optim.Optimizer, clip_norm: float) -> None:
     """
     if clip_norm:
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        if not _divides(optimizer, parameters):
-            torch.nn.utils.clip_grad_norm_(parameters, clip_norm)
-        else:
-            norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
-            optimizer.grad_scale = (norm / clip_norm).clamp(min=1.0)  # type: ignore[attr-defined]
-            optimizer.found_inf = torch.zeros_like(norm)  # type: ignore[attr-defined]
+        scale_gradients(optimizer, parameters, torch.nn.utils.get_total_norm([p.grad for p in parameters]), clip_norm)
     optimizer.step()
+
+
+def scale_gradients(
+    optimizer: torch.optim.Optimizer, parameters: list[torch.Tensor], norm: torch.Tensor, clip_norm: float
+) -> None:
+    """Scale gradients whose norm, or whose and others' norm, is known: by the optimiser's next step, or now."""
+    if _divides(optimizer, parameters):
+        optimizer.grad_scale = (norm / clip_norm).clamp(min=1.0)  # type: ignore[attr-defined]
+        optimizer.found_inf = torch.zeros_like(norm)  # type: ignore[attr-defined]
+    else:
+        torch.nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm)
 
 
 def _divides(optimizer: torch.optim.Optimizer, parameters: list[torch.Tensor]) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+
 from efficientllm.analysis.metrics._contract import Absent
 from efficientllm.physics.finding import dtype_of, num_devices
 from efficientllm.records.measurement import Measurement, ModelFacts
@@ -31,6 +33,17 @@ def find_series(measurement: Measurement, window: Window, name: str) -> Series |
     return series if series and series.values else why_absent(measurement, window, name)
 
 
+def of_all_devices(measurement: Measurement, window: Window, name: str) -> list[Series] | Absent:
+    """Return a sampled series of each device that the work ran on, or why there is none of one of them."""
+    found = [series for series in window.series if series.name == name and series.values]
+    wanted = 1 if _shared(measurement) else num_devices(measurement)
+    return found if len(found) >= wanted else why_absent(measurement, window, name)
+
+
+def _shared(measurement: Measurement) -> bool:
+    return all(device.kind == "cpu" for device in measurement.environment.devices)
+
+
 def find_figure(measurement: Measurement, window: Window, name: str) -> float | Absent:
     """Return a figure of the window, or why there is none."""
     value = window.figures.get(name)
@@ -43,9 +56,9 @@ def why_absent(measurement: Measurement, window: Window, name: str) -> Absent:
 
 
 def mean_of(measurement: Measurement, window: Window, name: str) -> float | Absent:
-    """Return a series' mean over time, or why there is none."""
-    series = find_series(measurement, window, name)
-    return series if isinstance(series, Absent) else time_mean(series)
+    """Return a series' mean over time, and over the devices where there are several, or why there is none."""
+    found = of_all_devices(measurement, window, name)
+    return found if isinstance(found, Absent) else statistics.fmean(time_mean(series) for series in found)
 
 
 def steps(measurement: Measurement, window: Window) -> tuple[float, ...] | Absent:
@@ -76,10 +89,10 @@ def energy_per(measurement: Measurement, window: Window, amount: float, what: st
 
 
 def idle_power_w(measurement: Measurement) -> float | Absent:
-    """Return the idle power without a context: the trial's own, else the calibration's."""
+    """Return the idle power of all devices without a context: the trial's own, else by the calibration's."""
     told = measurement.figures.get("idle_power_w")
-    if told is None and measurement.ceilings is not None:
-        told = measurement.ceilings.idle_power_w
+    if told is None and measurement.ceilings is not None and measurement.ceilings.idle_power_w is not None:
+        told = num_devices(measurement) * measurement.ceilings.idle_power_w  # of one such device
     return Absent(measurement.absent.get("idle_power_w", "idle power was not measured")) if told is None else told
 
 

@@ -10,7 +10,7 @@ from efficientllm.records.window import Window
 
 
 def allocated_peak(measurement: Measurement, window: Window) -> float | Absent:
-    """Return most that torch's allocator had handed out to tensors, in bytes.
+    """Return most that torch's allocator had handed out to tensors, in bytes; of several ranks the largest.
 
     Reads: figure `allocated_peak_bytes`, reset as the window opens.
 

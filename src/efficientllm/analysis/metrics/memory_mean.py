@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from efficientllm.analysis.metrics._contract import TIMED, Absent, MetricEntry
-from efficientllm.analysis.metrics._reading import find_series, net_bytes, time_mean
+from efficientllm.analysis.metrics._reading import net_bytes, of_all_devices, time_mean
 from efficientllm.analysis.table import Column
 from efficientllm.records.measurement import Measurement
 from efficientllm.records.window import Window
 
 
 def memory_mean(measurement: Measurement, window: Window) -> float | Absent:
-    """Return the time average of what this process holds on the device, in bytes.
+    """Return the time average of what this process holds on the device, in bytes; of several devices the fullest.
 
         1/T * integral of used_bytes(t) dt
 
@@ -23,8 +23,8 @@ def memory_mean(measurement: Measurement, window: Window) -> float | Absent:
     >>> memory_mean(measurement, window)
     50.0
     """
-    used = find_series(measurement, window, "process_memory_bytes")
-    return used if isinstance(used, Absent) else net_bytes(measurement, time_mean(used))
+    used = of_all_devices(measurement, window, "process_memory_bytes")
+    return used if isinstance(used, Absent) else net_bytes(measurement, max(time_mean(series) for series in used))
 
 
 ENTRY = MetricEntry(

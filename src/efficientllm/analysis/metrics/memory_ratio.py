@@ -10,7 +10,7 @@ from efficientllm.records.window import Window
 
 
 def memory_ratio(measurement: Measurement, window: Window) -> float | Absent:
-    """Return mean memory over the capacity of the devices.
+    """Return mean memory over the capacity of a device; of several devices the fullest.
 
     Reads: what `memory_mean` reads, and the devices' capacity.
 
@@ -19,7 +19,7 @@ def memory_ratio(measurement: Measurement, window: Window) -> float | Absent:
     0.5
     """
     used_bytes = memory_mean(measurement, window)
-    capacity_bytes = sum(device.capacity_bytes for device in measurement.environment.devices)
+    capacity_bytes = max(device.capacity_bytes for device in measurement.environment.devices)
     if isinstance(used_bytes, Absent):
         return used_bytes
     return used_bytes / capacity_bytes if capacity_bytes else Absent("the device does not tell its capacity")

@@ -44,7 +44,9 @@ class ShortConv(nn.Module):
             flat = x_BTX if runs is None else in_one_row(x_BTX)
             y = kernel(flat, weight=weight, bias=bias, activation="silu", cu_seqlens=ends)[0]
             return torch.as_tensor(y).view_as(x_BTX)[:, num_before:]
-        if runs is not None:
+        # Compiled for a device, sums of delayed tokens are one pass over them; a convolution in so many groups is not.
+        fuses = torch.compiler.is_compiling() and x_BTX.device.type == "cuda" and not num_before
+        if runs is not None or fuses:
             delayed = self._delayed(x_BTX, runs)
             y_BTX = sum(x * weight[:, self.taps - 1 - distance] for distance, x in enumerate(delayed))
             return F.silu(torch.as_tensor(y_BTX if bias is None else y_BTX + bias))

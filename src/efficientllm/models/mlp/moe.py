@@ -121,6 +121,10 @@ class MixtureOfExperts(Mlp):
         """Return the counts."""
         return (self.counters,)
 
+    def step_counts(self) -> tuple[Tensor, ...]:
+        """Return the counts of the present step."""
+        return (self.counters[0],)
+
     def after_step(self) -> None:
         """Move the bias, if there is one, and add the step's counts to those since reset."""
         if self.router.bias is not None:

@@ -32,9 +32,24 @@ class OptimizerEntry:
 
 
 def parameter_groups(model: torch.nn.Module, settings: TrainingSettings) -> Groups:
-    """Return what is trained in two groups: weight decay is for matrices only, gains and biases are left alone."""
+    """Return what is trained in groups: weight decay is for matrices only, gains and biases are left alone.
+
+    Parameters that lie over several ranks form groups of their own: torch's kernels take no mixture of the two.
+    """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return [
-        {"params": [p for p in trained if p.dim() >= 2], "weight_decay": settings.weight_decay},
-        {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
-    ]
+    kinds = ((decays, shared) for shared in (False, True) for decays in (True, False))
+    groups = []
+    for decays, shared in kinds:
+        chosen = [p for p in trained if (p.dim() >= 2) is decays and hasattr(p, "to_local") is shared]
+        if chosen or not shared:
+            groups.append({"params": chosen, "weight_decay": settings.weight_decay if decays else 0.0})
+    return groups
+
+
+def set_rate(groups: Groups, rate: float) -> None:
+    """Set the learning rate of an optimiser's groups; one that is compiled holds it as a tensor."""
+    for group in groups:
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
