@@ -28,8 +28,10 @@ from efficientllm.units import bytes_text
 #: A prediction is held to a few percent; what exceeds the device by more than this is not tried.
 _MARGIN = 1.05
 
-#: Code of the caution in a record that says what was predicted and not tried.
-_PREDICTED = "predicted"
+#: Marks a record that says what was predicted and not what was measured.
+_NOT_TRIED = Caution(
+    code="predicted", text="not tried: by its shapes it does not fit; `run … --try-anyway` measures it all the same"
+)
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,35 +70,55 @@ def forecasts(
     return {trial: told[key] for trial, key in keys.items()}
 
 
+class Outlook:
+    """What is known of a plan's trials before they run.
+
+    Args:
+        info: of the device.
+        cache: folder of the cache.
+        tries_anyway: whether what will not fit is tried all the same.
+    """
+
+    def __init__(self, info: DeviceInfo, cache: Path, *, tries_anyway: bool) -> None:
+        self._info, self._cache, self._tries_anyway = info, cache, tries_anyway
+        self._known: dict[str, MemoryPrediction] = {}
+
+    def look(self, trials: Sequence[Trial], environments: Mapping[str, Environment]) -> dict[str, MemoryPrediction]:
+        """Return trial -> prediction, as `forecasts`, and keep them."""
+        self._known |= forecasts(trials, environments, self._info, self._cache)
+        return self._known
+
+    def reason(self, trial: Trial) -> str:
+        """Return why a trial will not fit and is not tried, or an empty string."""
+        prediction = self._known.get(trial.id)
+        return "" if prediction is None or self._tries_anyway else too_large(prediction, self._info)
+
+    def record(self, unmeasured: Measurement) -> Measurement:
+        """Return the record of a run that was not tried, with its prediction, told from one that was tried."""
+        figures = {**unmeasured.figures, **self._known[unmeasured.trial.id].figures()}
+        return msgspec.structs.replace(unmeasured, cautions=(*unmeasured.cautions, _NOT_TRIED), figures=figures)
+
+    def takes(self, stored: Measurement | None) -> Measurement | None:
+        """Return an earlier record if it counts as done: one that was not tried does not where all are."""
+        return None if stored is not None and self._tries_anyway and not_tried(stored) else stored
+
+
 def too_large(prediction: MemoryPrediction, info: DeviceInfo) -> str:
     """Return why a run will not fit, or an empty string if it may: a clear margin is asked for."""
-    if prediction.why_not or not info.capacity_bytes or prediction.peak_bytes <= _MARGIN * info.capacity_bytes:
+    capacity_bytes = info.capacity_bytes
+    if prediction.why_not or not capacity_bytes or prediction.peak_bytes <= _MARGIN * capacity_bytes:
         return ""
-    sizes = prediction.parts()
-    parts = ", ".join(f"{name} {bytes_text(size)}" for name, size in sizes.items() if size)
-    needs = f"predicted: needs {bytes_text(prediction.peak_bytes)} of {bytes_text(info.capacity_bytes)} ({parts})"
-    standing = prediction.weights_bytes + prediction.gradients_bytes + prediction.optimizer_bytes
-    if standing > info.capacity_bytes:
-        needs += f"; weights, gradients and the optimiser's state alone are {bytes_text(standing)}"
-    return f"{needs}; {_advice(prediction)}"
+    parts = ", ".join(f"{name} {bytes_text(size)}" for name, size in prediction.parts().items() if size)
+    needs = f"predicted: needs {bytes_text(prediction.peak_bytes)} of {bytes_text(capacity_bytes)} ({parts})"
+    if prediction.standing_bytes > capacity_bytes:
+        needs += f"; weights, gradients and the optimiser's state alone take {bytes_text(prediction.standing_bytes)}"
+    fits = f"it would fit with {prediction.remedy}" if prediction.remedy else "nothing that can be set makes it fit"
+    return f"{needs}; {fits}"
 
 
-def _advice(prediction: MemoryPrediction) -> str:
-    return f"it would fit with {prediction.remedy}" if prediction.remedy else "no lever would make it fit"
-
-
-def not_tried(unmeasured: Measurement, prediction: MemoryPrediction) -> Measurement:
-    """Return the record of a run that was not tried, with its prediction, told from one that was tried."""
-    caution = Caution(
-        code=_PREDICTED, text="not tried: by its shapes it does not fit; `run … --try-anyway` measures it all the same"
-    )
-    figures = {**unmeasured.figures, **prediction.figures()}
-    return msgspec.structs.replace(unmeasured, cautions=(*unmeasured.cautions, caution), figures=figures)
-
-
-def was_not_tried(measurement: Measurement) -> bool:
-    """Whether a record is one of `not_tried`, or of a trial that would have started from one."""
-    return any(caution.code == _PREDICTED for caution in measurement.cautions)
+def not_tried(measurement: Measurement) -> tuple[Caution, ...]:
+    """Return the caution of a record that holds a prediction or rests on one that does; empty if it has none."""
+    return tuple(caution for caution in measurement.cautions if caution.code == _NOT_TRIED.code)
 
 
 def _ask(questions: Sequence[Question]) -> list[MemoryPrediction]:

@@ -59,8 +59,8 @@ def make_norm(shape: Shape) -> nn.Module:
 
 
 def norm_bytes(norm: nn.Module, ahead: ForwardPass) -> float:
-    """Return what a norm of the residual stream keeps: what came in (see `norm_inputs`), and each token's statistics."""
-    width = norm.weight.numel()  # type: ignore[union-attr, operator]
+    """Return what a norm of the residual stream keeps: what came in (see `norm_inputs`), and statistics."""
+    width = norm.weight.numel()  # type: ignore[operator]
     if isinstance(norm, LayerNorm) or ahead.compiled:
         return ahead.residuals(width) + ahead.floats(2 if isinstance(norm, LayerNorm) else 1)
     return ahead.norm_inputs(width, ahead.residual_bytes) + ahead.floats(1)

@@ -35,12 +35,12 @@ def remedy(settings: TrainingSettings, vocab_tokens: int, device: str, capacity_
     added to those before. Empty if all together are not enough.
     """
     room = available_bytes(capacity_bytes, device)
-    for label, changed in _levers(settings):
+    for label, changed in _levers(settings, device):
         if _peak(changed, vocab_tokens, device) <= room:
             return label
     present, labels = settings, []
     for kind in _KINDS:
-        options = [(label, changed) for label, changed in _levers(present) if label.startswith(kind)]
+        options = [(label, changed) for label, changed in _levers(present, device) if label.startswith(kind)]
         if not options or _peak(options[-1][1], vocab_tokens, device) == math.inf:
             continue
         label, present = options[-1]  # the strongest of its kind
@@ -50,14 +50,18 @@ def remedy(settings: TrainingSettings, vocab_tokens: int, device: str, capacity_
     return ""
 
 
-def _levers(settings: TrainingSettings) -> Iterator[tuple[str, TrainingSettings]]:
-    """Yield the settings of each lever that is not in use, as a recipe names them."""
+def _levers(settings: TrainingSettings, device: str) -> Iterator[tuple[str, TrainingSettings]]:
+    """Yield the settings of each lever that is not in use, as a recipe names them.
+
+    A processor has no memory but the host's, and its ranks share it.
+    """
     rows = settings.rows_per_step
     size = settings.micro_batch
     while size % 2 == 0:
         size //= 2
-        yield f"micro_batch={size} global_batch={rows}", replace(
-            settings, micro_batch=size, global_batch=rows, accumulation=1
+        yield (
+            f"micro_batch={size} global_batch={rows}",
+            replace(settings, micro_batch=size, global_batch=rows, accumulation=1),
         )
     for value in ("selective", "full"):
         if settings.activation_checkpointing in ("none", "selective") and value != settings.activation_checkpointing:
@@ -66,6 +70,8 @@ def _levers(settings: TrainingSettings) -> Iterator[tuple[str, TrainingSettings]
         yield "optimizer=adamw8bit", replace(settings, optimizer=Choice(name="adamw8bit"))
     if settings.weights_dtype == "float32":
         yield "weights_dtype=bfloat16 dtype=bfloat16", replace(settings, weights_dtype="bfloat16", dtype="bfloat16")
+    if device == "cpu":
+        return
     if settings.ranks == 1:
         for value in {"none": ("optimizer", "weights"), "optimizer": ("weights",)}.get(settings.offload, ()):
             yield f"offload={value}", replace(settings, offload=value)

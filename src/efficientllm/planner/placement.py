@@ -1,12 +1,12 @@
 """Where weights, gradients and the optimiser's state lie: on the device, shared out over ranks, or on the host.
 
-    one rank           all on the device
-    several (FSDP2)    each holds its share of matrices and of all that belongs to them, and the small weights whole; a
-                       layer's matrices are gathered for its passes, the next one's while it computes; those outside of
-                       layers are gathered once. Gradients are summed into shares by the last pass, until which they
-                       add up whole
-    offload optimizer  state on the host; a gradient leaves with the last pass, as soon as it is complete
-    offload weights    as well the layers' weights, of which two are on the device at a time; gradients leave each pass
+one rank           all on the device
+several (FSDP2)    each holds its share of matrices and of all that belongs to them, and the small weights whole; a
+                   layer's matrices are gathered for its passes, the next one's while it computes; those outside of
+                   layers are gathered once. Gradients are summed into shares by the last pass, until which they
+                   add up whole
+offload optimizer  state on the host; a gradient leaves with the last pass, as soon as it is complete
+offload weights    as well the layers' weights, of which two are on the device at a time; gradients leave each pass
 """
 
 from __future__ import annotations

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
-from dataclasses import replace
 
 import torch
+from msgspec.structs import replace
 
 from efficientllm.models.assemble import assemble
 from efficientllm.models.decoder import Decoder
@@ -39,14 +40,14 @@ def predict_for(decoder: Decoder, num_layers: int, settings: TrainingSettings, d
     except NotImplementedError:
         names = " and ".join(type(part).__name__ for part in (decoder.block(0).mixer, decoder.block(0).mlp))
         return MemoryPrediction(why_not=f"{names}: one of them does not say what it keeps in training (`saved_bytes`)")
-    return max(steps, key=lambda moment: moment.peak_bytes)
+    return replace(max(steps, key=lambda moment: moment.peak_bytes), standing_bytes=steps[-1].peak_bytes)
 
 
 def one_layer(settings: TrainingSettings, vocab_tokens: int) -> tuple[Decoder, int]:
     """Return a decoder of one layer that takes no memory, and how many layers are meant."""
     shape, effective, _ = matched(resolve_shape(settings, vocab_tokens), settings)
     dtype = getattr(torch, settings.weights_dtype)
-    return assemble(replace(shape, num_layers=1), effective, device="meta", dtype=dtype), shape.num_layers
+    return assemble(dataclasses.replace(shape, num_layers=1), effective, device="meta", dtype=dtype), shape.num_layers
 
 
 def forward_pass(decoder: Decoder, settings: TrainingSettings, device: str) -> ForwardPass:

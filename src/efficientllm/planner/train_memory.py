@@ -1,20 +1,20 @@
 """The most memory that a step of training takes, as torch's allocator counts it, from shapes and settings alone.
 
 It is the largest of a few moments. Each is a sum of the same five parts, and each part is counted: there is no constant
-and no rest. Between two steps only weights and the optimiser's state are there.
+and no rest. Between two steps only weights and the optimiser's state are there, and both are there all the time.
 
-    moment        weights  optimiser  gradients                 activations                              logits
-    loss          all      all        of earlier passes         of all layers                            a chunk, its gradients
-    last layer    all      all        … and of the head         of all layers, and work in one           -
-    first layer   all      all        all                       of one layer, and work in it             -
-    embedding     all      all        all, the table's twice    -                                        -
-    step          all      all        all                       -                                        -
+    moment        gradients                  activations                          logits
+    loss          of earlier passes          of all layers                        a chunk, the gradients of its product
+    last layer    … and of the head          of all layers, and work in one       -
+    first layer   all                        of one layer, and work in it         -
+    embedding     all, the table's twice     -                                    -
+    step          all                        -                                    -
 
 "Of a layer" is what it keeps from its forward to its backward pass (`Block.saved_bytes`: activations, and the weights
-once more in autocast's type); "work" is what its backward pass holds besides (`Block.working_bytes`). The table of token
-vectors counts twice where it is the head too: both gradients are added at the very end. Under `full` checkpointing a
-layer keeps what comes in, and all else is there once, in the layer that is being computed again. Sharded or offloaded
-training changes where weights, gradients and state lie (`placement.py`).
+once more in autocast's type); "work" is what its backward pass holds besides (`Block.working_bytes`). The table of
+token vectors counts twice where it is the head too: both gradients are added at the very end. Under `full`
+checkpointing a layer keeps what comes in, and all else is there once, in the layer that is being computed again.
+Sharded or offloaded training changes where weights, gradients and state lie (`placement.py`).
 
 Not counted: what the allocator reserves beyond what tensors hold (fragmentation; `reserved`), what it adds to a single
 tensor (up to 512 bytes, seldom up to 1 MiB), and the workspaces that cuBLAS keeps (8 to 32 MiB).

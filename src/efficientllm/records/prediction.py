@@ -15,6 +15,7 @@ class MemoryPrediction(msgspec.Struct, frozen=True, kw_only=True):
         moment: when in a step that is (`planner/train_memory.py`).
         weights_bytes, gradients_bytes, optimizer_bytes, activations_bytes, logits_bytes: the parts at this moment.
         why_not: why nothing was predicted; the parts say nothing then.
+        standing_bytes: weights, gradients and the optimiser's state as they are before the optimiser's step.
         remedy: what would make it fit, where it does not: settings as a recipe names them.
     """
 
@@ -24,6 +25,7 @@ class MemoryPrediction(msgspec.Struct, frozen=True, kw_only=True):
     optimizer_bytes: float = 0.0
     activations_bytes: float = 0.0
     logits_bytes: float = 0.0
+    standing_bytes: float = 0.0
     why_not: str = ""
     remedy: str = ""
 

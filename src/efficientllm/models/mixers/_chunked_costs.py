@@ -44,7 +44,7 @@ def vector_delta_bytes(ahead: ForwardPass, heads: int, key_dim: int, value_dim: 
 
 
 def chunk_gradients_bytes(ahead: ForwardPass, heads: int, matrices: int, vectors: int) -> float:
-    """Return so many gradients of numbers between tokens (L a head and token) and of so many numbers a head and token."""
+    """Return gradients of so many matrices between tokens (L a head and token), and of numbers a head and token."""
     return _bytes(ahead, heads * (matrices * chunks_of(ahead.tokens)[1] + vectors), 0)
 
 

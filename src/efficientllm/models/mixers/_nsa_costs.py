@@ -39,7 +39,7 @@ def _compressed(nsa: NativeSparseAttention, ahead: ForwardPass) -> float:
 
 
 def _everything(nsa: NativeSparseAttention, ahead: ForwardPass) -> float:
-    """Return what plain attention keeps: values are a view of the projections, keys one of two branches' turned keys."""
+    """Return what plain attention keeps: values are a view of the projections, keys one of two branches' keys."""
     rows = nsa.q_rows + 6 * nsa.kv_rows
     return ahead.numbers(rows + nsa.q_rows + 2 * nsa.kv_rows) + attention_bytes(ahead, nsa.num_heads, nsa.q_rows)
 

@@ -111,7 +111,7 @@ class GatedDeltaNet(RecurrentMixer):
         return kept + ahead.floats(2 * keys + 7 * self.num_heads) + normed
 
     def taken_bytes(self, ahead: ForwardPass) -> float:
-        """Return queries and keys at their length, what the convolution gives, of which values are a view, and decays."""
+        """Return queries and keys at their length, decays, and what the convolution gives: values are a view of it."""
         taken = 2 * self.channels[0] + sum(self.channels)
         return 0.0 if ahead.compiled else ahead.numbers(taken) + ahead.floats(self.num_heads)
 

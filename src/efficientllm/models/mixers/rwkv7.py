@@ -125,7 +125,7 @@ class Rwkv7(RecurrentMixer):
         return torch.stack(read, 1)
 
     def outside_bytes(self, ahead: ForwardPass) -> float:
-        """Return six mixes of two tokens, the ranks' inner sides, gates and rates, keys, and what is normed and gated."""
+        """Return six mixes of two tokens, the ranks' inner sides, rates, keys, and what is normed and gated."""
         width = self.shape.width
         ranks = ahead.numbers(sum(part.out_features for part in (self.w_down, self.a_down, self.g_down)))
         if ahead.compiled:

@@ -40,10 +40,8 @@ class GatedMlp(Mlp):
     def working_bytes(self, ahead: ForwardPass) -> float:
         """Return the gradients of the product, of gate and of up, and what is computed again."""
         width, inner = self.shape.width, self.shape.mlp_width
-        if self._fused(ahead):
-            working = width + 4 * inner  # the kernel writes value and both gradients while the product's is there
-        else:
-            working = width + 2 * inner
+        # The kernel writes the product once more and both gradients while the gradient of the product is there.
+        working = width + (4 if self._fused(ahead) else 2) * inner
         if ahead.recomputes:
             working += width + (2 + self._kept_values(ahead)) * inner
         return ahead.numbers(working)
