@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def saved_bytes(nsa: NativeSparseAttention, ahead: ForwardPass) -> float:
     """Return what is kept: what goes into projections, gates and output, the compression, the branches' results."""
-    given = nsa.shape.width * (1 if ahead.compiled else 2)  # eager, both projections make their own copy
+    given = nsa.shape.width * (1 if ahead.compiled or not ahead.autocast else 2)  # eager, both projections cast it
     kept = ahead.numbers(given + nsa.q_rows + 3 * nsa.num_heads) + _compression(nsa, ahead)
     selected = _everything if ahead.tokens <= nsa.blocks.reach else _kernel if ahead.kernels else _pieces
     return kept + _compressed(nsa, ahead) + selected(nsa, ahead) + _sliding(nsa, ahead)
@@ -35,7 +35,8 @@ def _compressed(nsa: NativeSparseAttention, ahead: ForwardPass) -> float:
         return ahead.numbers(2 * nsa.q_rows) + repeated + mask + attention_bytes(ahead, nsa.num_heads, nsa.q_rows)
     weights = nsa.num_heads * entries
     scores = ahead.numbers(weights) if ahead.compiled else ahead.floats(weights) + 2 * mask
-    return ahead.numbers(2 * nsa.q_rows + weights) + scores
+    cast = weights if ahead.compiled or ahead.dtype_bytes < FLOAT else 0
+    return ahead.numbers(2 * nsa.q_rows + cast) + scores
 
 
 def _everything(nsa: NativeSparseAttention, ahead: ForwardPass) -> float:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from efficientllm.errors import UserError
-from efficientllm.models.forward_pass import ForwardPass
+from efficientllm.models.forward_pass import FLOAT, ForwardPass
 from efficientllm.models.linear import Linear
 from efficientllm.models.mixers._chunked import vector_delta
 from efficientllm.models.mixers._chunked_costs import chunk_gradients_bytes, vector_delta_bytes
@@ -125,12 +125,16 @@ class Rwkv7(RecurrentMixer):
         return torch.stack(read, 1)
 
     def outside_bytes(self, ahead: ForwardPass) -> float:
-        """Return six mixes of two tokens, the ranks' inner sides, rates, keys, and what is normed and gated."""
-        width = self.shape.width
+        """Return six mixes of two tokens, the ranks' inner sides, rates, keys, and what is normed and gated.
+
+        Decays, rates and keys are worked out in float32, which is a further copy where products take another type.
+        """
+        width, heads = self.shape.width, ahead.floats(self.num_heads)
         ranks = ahead.numbers(sum(part.out_features for part in (self.w_down, self.a_down, self.g_down)))
         if ahead.compiled:
-            return ranks + ahead.numbers(15 * width) + ahead.floats(self.num_heads)
-        return ranks + ahead.residuals(width) + ahead.numbers(19 * width) + ahead.floats(3 * width + 3 * self.num_heads)
+            return ranks + ahead.numbers(15 * width) + heads
+        copies = ahead.floats(3 * width) if ahead.dtype_bytes < FLOAT else 0.0
+        return ranks + ahead.residuals(width) + ahead.numbers(19 * width) + copies + 3 * heads
 
     def taken_bytes(self, ahead: ForwardPass) -> float:
         """Return the decays, κ and a κ; r, k and v are kept for the bonus."""
