@@ -7,7 +7,7 @@ from tests.saved_tensors import layer_of, saved_by_autograd, saved_by_formula, s
 from efficientllm import catalog
 from efficientllm.models.mixers import _recurrent
 from efficientllm.models.mixers.gqa import GroupedQueryAttention
-from efficientllm.models.mlp import _gated, _moe_paths, dense
+from efficientllm.models.mlp import _moe_paths, dense
 from efficientllm.models.mlp.dense import GatedMlp
 from efficientllm.planner.predict import forward_pass
 from efficientllm.records.choice import Choice
@@ -98,33 +98,33 @@ def test_experts_in_one_grouped_product_as_on_cuda_keep_what_they_say(compiled, 
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_the_gated_layers_kernel_keeps_gate_and_up_alone(compiled, monkeypatch):
-    _define_silu_gate()
+    for name in ("silu_gate", "silu_gate_backward"):
+        monkeypatch.setattr(torch.ops.efficientllm, name, getattr(torch.ops.planner_tests, name), raising=False)
     monkeypatch.setattr(dense, "serves", lambda _: True)
-    monkeypatch.setattr(_gated, "_KERNELS", object())
     agree(settings_of(compile=compiled), kernels=True)
 
 
-def _define_silu_gate():
-    """The two operators of `_gated_kernel.py` for processors, where Triton has not defined them."""
-    if hasattr(torch.ops.efficientllm, "silu_gate"):
-        return
+@torch.library.custom_op("planner_tests::silu_gate", mutates_args=())
+def silu_gate(gate_up: torch.Tensor) -> torch.Tensor:
+    """What the kernel of `_gated_kernel.py` gives, on a processor."""
+    gate, up = gate_up.chunk(2, -1)
+    return torch.nn.functional.silu(gate) * up
 
-    @torch.library.custom_op("efficientllm::silu_gate", mutates_args=())
-    def silu_gate(gate_up: torch.Tensor) -> torch.Tensor:
-        gate, up = gate_up.chunk(2, -1)
-        return torch.nn.functional.silu(gate) * up
 
-    @silu_gate.register_fake
-    def _(gate_up):
-        return gate_up.new_empty(len(gate_up), gate_up.shape[1] // 2)
+@torch.library.custom_op("planner_tests::silu_gate_backward", mutates_args=())
+def silu_gate_backward(gate_up: torch.Tensor, pull: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of the right shapes; nobody asks for gradients here."""
+    return torch.zeros_like(gate_up), torch.zeros_like(pull)
 
-    @torch.library.custom_op("efficientllm::silu_gate_backward", mutates_args=())
-    def backward(gate_up: torch.Tensor, pull: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return torch.zeros_like(gate_up), torch.zeros_like(pull)
 
-    @backward.register_fake
-    def _(gate_up, pull):
-        return torch.empty_like(gate_up), torch.empty_like(pull)
+@silu_gate.register_fake
+def _(gate_up):
+    return gate_up.new_empty(len(gate_up), gate_up.shape[1] // 2)
+
+
+@silu_gate_backward.register_fake
+def _(gate_up, pull):
+    return torch.empty_like(gate_up), torch.empty_like(pull)
 
 
 @pytest.mark.parametrize(("part", "forgotten"), [(GroupedQueryAttention, "q_rows"), (GatedMlp, "mlp_width")])
