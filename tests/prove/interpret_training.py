@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from efficientllm.models import _cross_entropy_kernel
-from efficientllm.models.mixers import _carry_kernel, _triangular_kernel
+from efficientllm.models.mixers import _carry_kernel, _short_conv_kernel, _triangular_kernel
 from efficientllm.models.mixers._between_chunks import carried_one_by_one
 from efficientllm.models.mlp import _gated, _gated_kernel
 
@@ -80,7 +80,7 @@ def carry():
             write, mix = both[..., :width], both[..., width:] if mixed else None
             first = start[0] if starts else None
             if dtype == torch.float32:
-                before, last = _carry_kernel.carry_states(decay, mix, write, first, False)
+                before, last = _carry_kernel.carry_states(decay, mix, write, first, False, False)
             else:
                 before, last = carried_one_by_one(decay, write, first, mix)
             torch.manual_seed(1)
@@ -88,6 +88,28 @@ def carry():
             results.append([before, last, *(x.grad for x in leaves)])
         for number, (a, b) in enumerate(zip(*results, strict=True)):
             compare(f"carry {height}x{width} {number}", a, b, 1e-5)
+
+
+def short_conv():
+    for dtype, bound in ((torch.float32, 1e-6), (torch.bfloat16, 1e-2)):
+        for rows, tokens, channels, taps, has_bias in (
+            (2, 70, 130, 4, True),
+            (1, 3, 200, 4, False),
+            (2, 33, 64, 3, True),
+        ):
+            drawn = [torch.randn(rows, tokens, channels + 7).to(dtype), torch.randn(channels, taps)]
+            drawn += [torch.randn(channels)] if has_bias else []
+            pull = torch.randn(rows, tokens, channels).to(dtype)
+            given = [x.clone().requires_grad_() for x in drawn]
+            y = _short_conv_kernel.short_conv(given[0][..., :channels], given[1], given[2] if has_bias else None)
+            y.backward(pull)
+            exact = [x.double().requires_grad_() for x in drawn]
+            padded = F.pad(exact[0][..., :channels].mT, (taps - 1, 0))
+            expected = F.silu(F.conv1d(padded, exact[1][:, None], exact[2] if has_bias else None, groups=channels).mT)
+            expected.backward(pull.double())
+            compare(f"convolution {tokens} {dtype}", y, expected, bound)
+            for number, (a, b) in enumerate(zip(given, exact, strict=True)):
+                compare(f"gradient {number} {dtype}", a.grad, b.grad, bound)
 
 
 if __name__ == "__main__":

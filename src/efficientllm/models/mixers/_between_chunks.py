@@ -35,7 +35,11 @@ def solved(product: Callable[[Tensor, Tensor], Tensor], below_BCNLL: Tensor, rig
 
 
 def carried(
-    decay: Tensor, write_BC: Tensor, start_B: Tensor | None, mix_BCNHH: Tensor | None = None
+    decay: Tensor,
+    write_BC: Tensor,
+    start_B: Tensor | None,
+    mix_BCNHH: Tensor | None = None,
+    factors: torch.dtype = torch.float32,
 ) -> tuple[Tensor, Tensor]:
     """Return the state before each chunk, and the last: state ← decay ∘ state + mix state + write; all float32.
 
@@ -44,10 +48,13 @@ def carried(
         write_BC: what each chunk writes: B, C and three axes.
         start_B: the state before the first chunk, or None for zeros.
         mix_BCNHH: matrices from the left, over the state's next to last axis.
+        factors: type in which large products are taken.
     """
     kernels = _KERNELS if write_BC.device.type == "cuda" else None
     if kernels is not None and (mix_BCNHH is None or write_BC.shape[3] <= kernels.carry.MAX_MIXED):
-        on: tuple[Tensor, Tensor] = torch.ops.efficientllm.carry_states(decay, mix_BCNHH, write_BC, start_B, False)
+        coarse = factors == torch.bfloat16
+        on: tuple[Tensor, Tensor]
+        on = torch.ops.efficientllm.carry_states(decay, mix_BCNHH, write_BC, start_B, False, coarse)
         return on
     return carried_one_by_one(decay, write_BC, start_B, mix_BCNHH)
 

@@ -61,7 +61,7 @@ def carry(
 
 @torch.library.custom_op("efficientllm::carry_states", mutates_args=())
 def carry_states(
-    decay: Tensor, mix: Tensor | None, write: Tensor, start: Tensor | None, backwards: bool
+    decay: Tensor, mix: Tensor | None, write: Tensor, start: Tensor | None, backwards: bool, coarse: bool
 ) -> tuple[Tensor, Tensor]:
     """Return the state before each chunk, BCNHW, and the last, BNHW; all float32.
 
@@ -71,6 +71,7 @@ def carry_states(
         write: BCNHW.
         start: BNHW, or None for zeros.
         backwards: from the last chunk to the first, with mix transposed; the states are then those after each chunk.
+        coarse: whether the gradient of mix may be multiplied in bfloat16; it is a product over whole states.
     """
     (batch, chunks, heads, height, width), write = write.shape, _dense_rows(write)
     decay = decay.expand(batch, chunks, heads, height, 1)
@@ -103,7 +104,7 @@ def _launch(height: int, width: int, mixes: bool) -> tuple[int, dict[str, int]]:
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    decay, mix, _, start, backwards = inputs
+    decay, mix, _, start, backwards, ctx.coarse = inputs
     assert not backwards, "the backward recurrence is the gradient: it has none of its own here"
     ctx.starts = start is not None
     ctx.save_for_backward(decay, mix, output[0])
@@ -111,10 +112,12 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 
 def _differentiate(ctx: Any, pull_before: Tensor, pull_last: Tensor) -> tuple[Tensor | None, ...]:
     decay, mix, before = ctx.saved_tensors
-    after, first = carry_states(decay, mix, pull_before, pull_last, True)
-    grad_decay = (after * before).sum_to_size(decay.shape)
-    grad_mix = None if mix is None else after @ before.mT
-    return grad_decay, grad_mix, after, first if ctx.starts else None, None
+    after, first = carry_states(decay, mix, pull_before, pull_last, True, ctx.coarse)
+    grad_decay, grad_mix = (after * before).sum_to_size(decay.shape), None
+    if mix is not None:
+        kind = torch.bfloat16 if ctx.coarse else torch.float32
+        grad_mix = (after.to(kind) @ before.to(kind).mT).float()
+    return grad_decay, grad_mix, after, first if ctx.starts else None, None, None
 
 
 carry_states.register_autograd(_differentiate, setup_context=_keep)

@@ -256,5 +256,5 @@ def _read_and_carry(
     write, local = write_new[..., :width], read_new[..., :width]
     if write_BCNHW is not None and own_BCNLW is not None:
         write, local = write + write_BCNHW, local + own_BCNLW
-    before_BCNHW, last_BNHW = carried(decay, write, start_BNHW, mix_BCNHH=write_new[..., width:])
+    before_BCNHW, last_BNHW = carried(decay, write, start_BNHW, write_new[..., width:], c.factors)
     return c.join(local + c.product(read_BCNLH + read_new[..., width:], before_BCNHW)), last_BNHW

@@ -12,20 +12,25 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from efficientllm.errors import Unsupported, UserError
-from efficientllm.models.forward_pass import ForwardPass
+from efficientllm.models.linear import Linear
 from efficientllm.models.mixers import _kernels
 from efficientllm.models.mixers._chunked import CHUNK_TOKENS
-from efficientllm.models.mixers._contract import Mixer, State
+from efficientllm.models.mixers._contract import State
+from efficientllm.models.mixers._recurrent_costs import RecurrentCosts
 from efficientllm.models.mixers._runs import Runs, in_one_row, last_tokens
 from efficientllm.models.position._contract import Position, Positions
 from efficientllm.models.shape import Shape
 
 #: Bytes of a number of the matrix state: float32 whatever the weights are, for it sums over all tokens.
 _MEMORY_BYTES = 4
+
+#: Rows of a matrix that products on devices like: 16 bytes of bfloat16.
+_MULTIPLE = 8
 
 Tensors = tuple[Tensor, ...]
 
@@ -79,7 +84,7 @@ class RecurrentState(State):
         return sum(part.nbytes for part in self.tensors()) // self.memory.shape[0]
 
 
-class RecurrentMixer(Mixer):
+class RecurrentMixer(RecurrentCosts):
     """A mixer that remembers a matrix for each head, and the last few inputs.
 
     Of its floating-point operations the products are counted, as everywhere here; decays, gates and norms are
@@ -198,38 +203,6 @@ class RecurrentMixer(Mixer):
         (tokens, channels), (a, b, c) = self.recent_shape, self.memory_shape
         return tokens * channels * dtype_bytes + a * b * c * _MEMORY_BYTES
 
-    def saved_bytes(self, ahead: ForwardPass) -> float:
-        """Return what the parts around the recurrence keep, and on a processor also what its chunks do.
-
-        On CUDA chunks are computed again, or by a kernel, which keeps what goes in and little more.
-        """
-        outside = self.outside_bytes(ahead)
-        return outside + (self.taken_bytes(ahead) if ahead.accelerator else self.chunk_bytes(ahead))
-
-    def working_bytes(self, ahead: ForwardPass) -> float:
-        """Return the gradients inside of the chunks, and on CUDA what the chunks keep for the time of it."""
-        return self.chunk_gradient_bytes(ahead) + (self.chunk_bytes(ahead) if ahead.accelerator else 0.0)
-
-    def outside_bytes(self, ahead: ForwardPass) -> float:
-        """Return what is kept from the projections to the recurrence, and from it to the output.
-
-        Raises:
-            NotImplementedError: as `saved_bytes`.
-        """
-        raise NotImplementedError
-
-    def taken_bytes(self, ahead: ForwardPass) -> float:
-        """Return what of the recurrence's inputs is not kept for other reasons."""
-        raise NotImplementedError
-
-    def chunk_bytes(self, ahead: ForwardPass) -> float:
-        """Return what `chunks` keeps (see `_chunked_costs.py`)."""
-        raise NotImplementedError
-
-    def chunk_gradient_bytes(self, ahead: ForwardPass) -> float:
-        """Return the most that the gradients inside of `chunks` take at once."""
-        raise NotImplementedError
-
     def _many(self, taken: Tensors, memory: Tensor | None, runs: Runs | None) -> Mixed:
         """Mix many tokens: what is float32 among `taken` stays so, also under autocast."""
         first = taken[0]
@@ -249,6 +222,22 @@ class RecurrentMixer(Mixer):
 def _full_precision(x: Tensor) -> torch.autocast:
     """Return a region in which autocast leaves numbers as they are."""
     return torch.autocast(x.device.type, enabled=False)
+
+
+def in_parts(layer: Linear, x_BTD: Tensor, parts: tuple[int, ...]) -> Tensors:
+    """Return a layer's result, split.
+
+    Devices multiply matrices of any number of rows that is no multiple of 16 bytes two to three times slower: in
+    training on CUDA zeros fill them up.
+    """
+    missing = -sum(parts) % _MULTIPLE
+    if not missing or x_BTD.device.type != "cuda" or not torch.is_grad_enabled():
+        whole: Tensor = layer(x_BTD)
+        pieces: Tensors = whole.split(parts, -1)
+        return pieces
+    filled = F.linear(x_BTD, F.pad(layer.weight, (0, 0, 0, missing)))
+    all_pieces: Tensors = filled.split((*parts, missing), -1)
+    return all_pieces[:-1]
 
 
 def refuse(name: str, shape: Shape, position: Position) -> None:

@@ -13,7 +13,7 @@ from efficientllm.models.mixers._chunked_costs import chunk_gradients_bytes, gat
 from efficientllm.models.mixers._contract import MixerEntry
 from efficientllm.models.mixers._decay import HeadDecay
 from efficientllm.models.mixers._kernels import Kernel
-from efficientllm.models.mixers._recurrent import Call, Mixed, RecurrentMixer, Tensors, count, refuse
+from efficientllm.models.mixers._recurrent import Call, Mixed, RecurrentMixer, Tensors, count, in_parts, refuse
 from efficientllm.models.mixers._runs import Runs
 from efficientllm.models.mixers._short_conv import ShortConv
 from efficientllm.models.norm import RMSNorm
@@ -74,8 +74,7 @@ class GatedDeltaNet(RecurrentMixer):
 
     def project(self, x_BTD: Tensor) -> Tensors:
         """Return what the convolution takes, gates, steps, and logits of β."""
-        parts: Tensors = self.proj(x_BTD).split(self.parts, -1)
-        return parts
+        return in_parts(self.proj, x_BTD, self.parts)
 
     def inputs(
         self, parts: Tensors, before: Tensor | None, runs: Runs | None, *, plain: bool
@@ -103,8 +102,7 @@ class GatedDeltaNet(RecurrentMixer):
     def outside_bytes(self, ahead: ForwardPass) -> float:
         """Return what went in, the projections, what the convolution gives, lengths, and what is normed and gated."""
         keys, _, values = self.channels
-        padded = ahead.rows * self.recent_shape[0] * sum(self.channels) * ahead.dtype_bytes
-        kept = ahead.numbers(self.shape.width + sum(self.parts) + sum(self.channels)) + padded
+        kept = ahead.numbers(self.shape.width + sum(self.parts)) + self.conv.saved_bytes(ahead)
         if ahead.compiled:
             return kept + ahead.numbers(sum(self.channels) + values) + ahead.floats(values + 3 * self.num_heads)
         normed = ahead.numbers(3 * values) + ahead.norm_inputs(values, ahead.dtype_bytes)

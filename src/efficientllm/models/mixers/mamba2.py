@@ -14,7 +14,7 @@ from efficientllm.models.mixers._chunked_costs import chunk_gradients_bytes, sta
 from efficientllm.models.mixers._contract import MixerEntry
 from efficientllm.models.mixers._decay import HeadDecay
 from efficientllm.models.mixers._kernels import Kernel
-from efficientllm.models.mixers._recurrent import Call, Mixed, RecurrentMixer, Tensors, count, refuse
+from efficientllm.models.mixers._recurrent import Call, Mixed, RecurrentMixer, Tensors, count, in_parts, refuse
 from efficientllm.models.mixers._runs import Runs
 from efficientllm.models.mixers._short_conv import ShortConv
 from efficientllm.models.norm import RMSNorm
@@ -76,7 +76,7 @@ class Mamba2(RecurrentMixer):
 
     def project(self, x_BTD: Tensor) -> Tensors:
         """Return what the convolution takes, gates and steps."""
-        return self.proj(x_BTD).split(self.parts, -1)  # type: ignore[no-any-return]
+        return in_parts(self.proj, x_BTD, self.parts)
 
     def inputs(
         self, parts: Tensors, before: Tensor | None, runs: Runs | None, *, plain: bool
@@ -103,9 +103,7 @@ class Mamba2(RecurrentMixer):
 
     def outside_bytes(self, ahead: ForwardPass) -> float:
         """Return what went in, the projections, both sides of the convolution, steps, and what is gated and normed."""
-        channels, taps = self.parts[0], self.recent_shape[0]
-        padded = ahead.rows * taps * channels * ahead.dtype_bytes
-        kept = ahead.numbers(self.shape.width + sum(self.parts) + 2 * channels) + padded
+        kept = ahead.numbers(self.shape.width + sum(self.parts) + self.parts[0]) + self.conv.saved_bytes(ahead)
         if ahead.compiled:
             return kept + ahead.numbers(2 * self.inner) + ahead.floats(self.inner + 1)
         gated = ahead.numbers(3 * self.inner) + ahead.norm_inputs(self.inner, ahead.dtype_bytes)
