@@ -21,6 +21,7 @@ from efficientllm.workloads import quality
 from efficientllm.workloads._contract import Job, WorkloadEntry
 from efficientllm.workloads.cards import copy_cards
 from efficientllm.workloads.curve import Curve
+from efficientllm.workloads.memory import tell_held, tell_prediction
 from efficientllm.workloads.resuming import Resuming
 
 #: At most this part of the token budget goes into warm-up, so that a short run still has a measured segment.
@@ -57,6 +58,8 @@ def run(job: Job) -> None:
             draws_on=device.torch_device(),
         )
         loop = TrainLoop(decoder, settings, prepared.train, device, job.trial.seed, job.ranks)
+    tell_prediction(job, prepared.tokenizer.vocab_tokens)
+    tell_held(job, "loaded_bytes")
     resuming = Resuming(job, loop, prepared)
     copy_cards(recorder, settings)
     with loop.autocast():
@@ -88,6 +91,7 @@ def _train(job: Job, loop: TrainLoop, heldout: TokenFile, resuming: Resuming) ->
             resuming.save_if_due()
 
         recorder.warm_up(step, max_steps=int(_WARM_UP_SHARE * loop.steps_left), after=after)
+        tell_held(job, "between_steps_bytes")
         expert_load.reset(loop.decoder)
         begin_s, evaluation_s = time.perf_counter(), curve.evaluation_s
         with recorder.window("train", work=work, adaptive=False) as window:

@@ -20,7 +20,8 @@ from efficientllm.errors import Unsupported, UserError
 from efficientllm.models.linear import Linear
 from efficientllm.models.mixers import _kernels
 from efficientllm.models.mixers._chunked import CHUNK_TOKENS
-from efficientllm.models.mixers._contract import Mixer, State
+from efficientllm.models.mixers._contract import State
+from efficientllm.models.mixers._recurrent_costs import RecurrentCosts
 from efficientllm.models.mixers._runs import Runs, in_one_row, last_tokens
 from efficientllm.models.position._contract import Position, Positions
 from efficientllm.models.shape import Shape
@@ -83,7 +84,7 @@ class RecurrentState(State):
         return sum(part.nbytes for part in self.tensors()) // self.memory.shape[0]
 
 
-class RecurrentMixer(Mixer):
+class RecurrentMixer(RecurrentCosts):
     """A mixer that remembers a matrix for each head, and the last few inputs.
 
     Of its floating-point operations the products are counted, as everywhere here; decays, gates and norms are

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from efficientllm.models.forward_pass import ForwardPass
 from efficientllm.models.mixers._kernels import Kernel
 from efficientllm.models.mixers._runs import Runs, in_one_row
 
@@ -60,6 +61,15 @@ class ShortConv(nn.Module):
         """Return the same as a product of each channel's last tokens and its weights, which torch counts exactly."""
         y_BTX = torch.einsum("jbtx,xj->btx", torch.stack(self._delayed(x_BTX, runs)), self.weight.flip(1))
         return F.silu(y_BTX if self.bias is None else y_BTX + self.bias)
+
+    def saved_bytes(self, ahead: ForwardPass) -> float:
+        """Return what goes into the SiLU, with the padding before the first token; our kernel works it out again.
+
+        What the convolution takes and what it gives are the mixer's to count.
+        """
+        if ahead.kernels:
+            return 0.0
+        return float(ahead.rows * (ahead.tokens + self.taps - 1) * len(self.weight) * ahead.dtype_bytes)
 
     def flops_per_token(self) -> float:
         """Return two operations for each weight."""

@@ -7,8 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from efficientllm.errors import UserError
+from efficientllm.models.forward_pass import ForwardPass
 from efficientllm.models.linear import Linear
 from efficientllm.models.mixers._chunked import state_space
+from efficientllm.models.mixers._chunked_costs import chunk_gradients_bytes, state_space_bytes
 from efficientllm.models.mixers._contract import MixerEntry
 from efficientllm.models.mixers._decay import HeadDecay
 from efficientllm.models.mixers._kernels import Kernel
@@ -98,6 +100,26 @@ class Mamba2(RecurrentMixer):
             state_BNHW = kept_BTN[:, t, :, None, None] * state_BNHW + write_BNHW
             read.append((q_BTH[:, t, None, None, :] @ state_BNHW)[:, :, 0])
         return torch.stack(read, 1)
+
+    def outside_bytes(self, ahead: ForwardPass) -> float:
+        """Return what went in, the projections, both sides of the convolution, steps, and what is gated and normed."""
+        kept = ahead.numbers(self.shape.width + sum(self.parts) + self.parts[0]) + self.conv.saved_bytes(ahead)
+        if ahead.compiled:
+            return kept + ahead.numbers(2 * self.inner) + ahead.floats(self.inner + 1)
+        gated = ahead.numbers(3 * self.inner) + ahead.norm_inputs(self.inner, ahead.dtype_bytes)
+        return kept + gated + ahead.floats(2 * self.num_heads + 1)
+
+    def taken_bytes(self, ahead: ForwardPass) -> float:
+        """Return values times their step, and decays; the rest are views of what the convolution gives."""
+        return 0.0 if ahead.compiled else ahead.numbers(self.inner) + ahead.floats(self.num_heads)
+
+    def chunk_bytes(self, ahead: ForwardPass) -> float:
+        """Return what `state_space` keeps."""
+        return state_space_bytes(ahead, self.num_heads, self.state_dim, self.head_dim)
+
+    def chunk_gradient_bytes(self, ahead: ForwardPass) -> float:
+        """Return those of the scores, of values and of what they read."""
+        return chunk_gradients_bytes(ahead, self.num_heads, 1, 2 * self.head_dim)
 
     def chunks(self, taken: Tensors, memory: Tensor | None, runs_BT: Tensor | None) -> Mixed:
         """Return the same in chunks."""
