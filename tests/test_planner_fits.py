@@ -9,8 +9,10 @@ from msgspec.structs import replace
 from tests.saved_tensors import settings_of
 
 from efficientllm.bench.forecast import Outlook, forecasts, not_tried, too_large
+from efficientllm.bench.study import open_run
 from efficientllm.planner.fits import available_bytes, remedy
 from efficientllm.planner.predict import predict_training
+from efficientllm.recipes.load import load_recipe
 from efficientllm.records.environment import DeviceInfo
 from efficientllm.records.examples import example_measurement
 from efficientllm.records.prediction import MemoryPrediction
@@ -123,7 +125,7 @@ def test_what_cannot_fit_is_recorded_as_predicted_and_measured_where_one_insists
     assert insisting.takes(example_measurement()) is not None
 
 
-def test_a_dry_run_tells_memory_and_what_will_not_fit(tmp_path):
+def test_a_dry_run_tells_memory_and_a_run_stores_what_will_not_fit(tmp_path):
     command = ["from efficientllm.cli.main import main; main()", "run", "quickstart", "repeats=1", "--dry-run"]
     done = subprocess.run(
         [sys.executable, "-c", *command, "size=72b", "--json", "--results", str(tmp_path)],
@@ -134,3 +136,10 @@ def test_a_dry_run_tells_memory_and_what_will_not_fit(tmp_path):
     assert training and all(row["predicted"]["predicted_peak_bytes"] > 1e11 for row in training)
     assert all("predicted: needs" in row["does_not_fit"] for row in training)
     assert all("no checkpoint" in row["does_not_fit"] for row in rows if row not in training)
+    run = open_run(load_recipe("quickstart", ["repeats=1", "size=72b"]), tmp_path, None)
+    run.memory()
+    blocked = {trial.stage: run._blocked(trial) for trial in run.plan.trials}
+    assert blocked["pretrain"].outcome == "oom" and not_tried(blocked["pretrain"])
+    run.measurements.extend(run._blocked(trial) for trial in run.plan.trials if trial.stage == "pretrain")
+    child = run._blocked(run.plan.trials[-1])
+    assert child.outcome == "oom" and not_tried(child) and "no checkpoint to start from" in child.reason

@@ -21,7 +21,8 @@ def predicted_memory_error(measurement: Measurement, window: Window) -> float | 
     """
     allocated_bytes = find_figure(measurement, window, "allocated_peak_bytes")
     if isinstance(allocated_bytes, Absent):
-        return allocated_bytes
+        kinds = {device.kind for device in measurement.environment.devices}
+        return Absent("a processor's memory is not counted by an allocator") if kinds == {"cpu"} else allocated_bytes
     predicted_bytes = measurement.figures.get("predicted_peak_bytes")
     if predicted_bytes is None:
         why = measurement.absent.get("predicted_peak_bytes", "no memory was predicted when this was measured")
