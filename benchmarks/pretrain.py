@@ -1,9 +1,10 @@
 """Training speed of ours and of the peers on one CUDA device: each case in a process of its own, one after another.
 
-    python benchmarks/pretrain.py [--out FOLDER] [--seconds 540] [--only NAME …] [--list]
+    python benchmarks/pretrain.py [--out FOLDER] [--seconds 540] [--only NAME …] [--profile] [--list]
 
 Same shape, random tokens, AdamW with clipping, bf16 autocast over fp32 weights, the loss read each step. Resumes: what
-FOLDER holds is not run again, and no case is begun that would not end within the seconds. The table comes last.
+FOLDER holds is not run again, and no case is begun that would not end within the seconds. The table comes last. Two
+runs with a CUDA_VISIBLE_DEVICES each may share FOLDER: every row is judged by the ceiling of its own card.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 
 _SEQUENCE, _VOCABULARY = 2048, 151_936
 _LEAST_WINDOW_S, _WARM_UP_STEPS = 5.5, 4
-_WIDTHS = (10, 7, 7, 8, 6, 9, 12, 9)
+_WIDTHS = (10, 7, 7, 8, 6, 9, 12, 9, 11)
 
 
 @dataclass(frozen=True)
@@ -52,17 +53,17 @@ COMPILED = {"compile": True}
 CASES = [
     Case("transformers", "0.5b"),
     Case("ours", "0.5b", settings={"mixer": "gqa", **COMPILED}),
-    Case("transformers", "0.5b", settings=COMPILED, seconds=150),
+    Case("transformers", "0.5b", settings=COMPILED, seconds=100),
     Case("liger", "0.5b"),
-    Case("liger", "0.5b", settings=COMPILED, seconds=150),
+    Case("liger", "0.5b", settings=COMPILED, seconds=100),
     Case("ours", "1.5b", settings={"mixer": "gqa", **COMPILED}),
     Case("ours", "3b", settings={"mixer": "gqa", **COMPILED}),
     Case("ours", "0.5b", settings={"mixer": "mla", **COMPILED}),
     Case("ours", "0.5bx8", settings={"mlp": "moe", **COMPILED}, seconds=120),
-    Case("ours", "0.5b", settings={"mixer": "mamba2", **COMPILED}, seconds=150),
-    Case("ours", "0.5b", settings={"mixer": "gated_deltanet", **COMPILED}, seconds=150),
-    Case("ours", "0.5b", settings={"mixer": "rwkv7", **COMPILED}, seconds=150),
-    Case("ours", "1.5bx8", rows=4, settings={"mlp": "moe", "weights_dtype": "bfloat16", **COMPILED}, seconds=150),
+    Case("ours", "0.5b", settings={"mixer": "mamba2", **COMPILED}, seconds=100),
+    Case("ours", "0.5b", settings={"mixer": "gated_deltanet", **COMPILED}, seconds=100),
+    Case("ours", "0.5b", settings={"mixer": "rwkv7", **COMPILED}, seconds=100),
+    Case("ours", "1.5bx8", rows=4, settings={"mlp": "moe", "weights_dtype": "bfloat16", **COMPILED}, seconds=100),
 ]
 
 
@@ -80,13 +81,14 @@ class RandomText:
         return self._rows[(starts // sequence_tokens) % len(self._rows)]
 
 
-def ours(case: Case) -> tuple[Any, Any]:
-    """Return what takes a step and returns its loss, and the model's counts."""
+def ours(case: Case) -> tuple[Any, Any, float]:
+    """Return what takes a step and returns its loss, the model's counts, and the memory that shapes predict."""
     import torch
 
     from efficientllm.devices.choose import open_device
     from efficientllm.models.build import build_decoder
     from efficientllm.models.costs import facts
+    from efficientllm.planner.predict import predict_training
     from efficientllm.records.choice import Choice
     from efficientllm.records.settings import PretrainSettings
     from efficientllm.training.loop import TrainLoop
@@ -101,10 +103,11 @@ def ours(case: Case) -> tuple[Any, Any]:
     dtype = getattr(torch, settings.weights_dtype)
     decoder = build_decoder(settings, vocab_tokens=_VOCABULARY, seed=0, device="cuda", dtype=dtype)
     loop = TrainLoop(decoder, settings, RandomText(), device, 0)  # type: ignore[arg-type] # has what the loop reads
-    return loop.step, facts(decoder, 2, _SEQUENCE, trains_in=torch.bfloat16)
+    predicted = predict_training(settings, _VOCABULARY, "cuda").peak_bytes
+    return loop.step, facts(decoder, 2, _SEQUENCE, trains_in=torch.bfloat16), predicted
 
 
-def peer(case: Case) -> tuple[Any, None]:
+def peer(case: Case) -> tuple[Any, None, None]:
     """Return what takes a step of transformers' Qwen2, as it comes, compiled, or patched by liger-kernel."""
     import torch
     import transformers
@@ -141,9 +144,9 @@ def peer(case: Case) -> tuple[Any, None]:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        return float(loss)
+        return float(loss.detach())
 
-    return step, None
+    return step, None, None
 
 
 def measure(case: Case, profile: Path | None) -> dict[str, Any]:
@@ -152,9 +155,9 @@ def measure(case: Case, profile: Path | None) -> dict[str, Any]:
     import torch
 
     pynvml.nvmlInit()
-    handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+    handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(0).uuid}")
     begin_s = time.perf_counter()
-    step, model = ours(case) if case.who == "ours" else peer(case)
+    step, model, predicted = ours(case) if case.who == "ours" else peer(case)
     losses = [step() for _ in range(_WARM_UP_STEPS)]
     torch.cuda.synchronize()  # noqa: TID251 - a benchmark of its own
     startup_s, times = time.perf_counter() - begin_s, []
@@ -168,14 +171,15 @@ def measure(case: Case, profile: Path | None) -> dict[str, Any]:
         times.append(time.perf_counter() - last_s)
     elapsed_s = time.perf_counter() - begin_s
     joules = (pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) - joules) / 1e3
-    tokens = case.rows * _SEQUENCE
+    tokens, peak_bytes = case.rows * _SEQUENCE, torch.cuda.max_memory_allocated()
     if profile:
         write_profile(step, profile)
     return {
         "tokens_per_s": tokens / sorted(times)[len(times) // 2],
         "tokens_per_s_mean": tokens * len(times) / elapsed_s,
         "num_steps": len(times),
-        "peak_bytes": torch.cuda.max_memory_allocated(),
+        "peak_bytes": peak_bytes,
+        "predicted_peak_bytes": predicted,
         "energy_per_token_j": joules / (tokens * len(times)),
         "power_mean_w": joules / elapsed_s,
         "startup_s": startup_s,
@@ -269,8 +273,13 @@ def main() -> None:
 
 
 def name_of(number: int) -> str:
-    """Return the name of a case by its place; 0 is the device's ceiling."""
-    return CASES[number - 1].name if number else "ceiling"
+    """Return the name of a case by its place; 0 is the ceiling of the card that is in sight."""
+    return CASES[number - 1].name if number else f"ceiling of card {card()}"
+
+
+def card() -> str:
+    """Return which card this run has, as CUDA_VISIBLE_DEVICES says it."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES", "0")
 
 
 def file_of(out: Path, name: str, kind: str = "") -> Path:
@@ -315,10 +324,10 @@ def run_here(number: int, out: Path, profile: bool) -> None:
         import efficientllm.training.loop  # noqa: F401
     sys.stdin.readline()
     if case is None:
-        record = {"name": "ceiling", **matmul_peak()}
+        record = {"name": name_of(0), **matmul_peak()}
     else:
         file = file_of(out, case.name, "profile_")
-        record = {"name": case.name, **asdict(case), **measure(case, file if profile else None)}
+        record = {"name": case.name, "card": card(), **asdict(case), **measure(case, file if profile else None)}
     file_of(out, record["name"]).write_text(json.dumps(record, indent=1))
 
 
@@ -326,22 +335,23 @@ def print_table(out: Path) -> None:
     """Print all that is stored, with ratios to the fastest peer of the same size."""
     records = [json.loads(file.read_text()) for file in sorted(out.glob("*.json"))]
     by_name = {record["name"]: record for record in records}
-    peak = by_name.get("ceiling", {}).get("matmul_peak_flops")
+    peaks = {name.split()[-1]: r["matmul_peak_flops"] for name, r in by_name.items() if "matmul_peak_flops" in r}
     order = [by_name[case.name] for case in CASES if case.name in by_name]
     good = [record for record in order if "failed" not in record]
     flops = {r["size"]: r["flops_per_token"] for r in good if r["settings"].get("mixer") == "gqa"}
     peers = [r for r in good if r["who"] != "ours"]
     compiled = next((r for r in peers if r["who"] == "transformers" and r["settings"].get("compile")), None)
     best = max((r["tokens_per_s"] for r in peers if r["size"] == "0.5b"), default=None)
-    if peak:
-        print(f"matmul_peak {peak / 1e12:.0f} TFLOP/s; rows of {_SEQUENCE} tokens, vocabulary {_VOCABULARY}")
-    heads = ("tokens/s", "MFU %", "GB", "mJ/tok", "W", "start s", "x best peer", "GB ratio")
+    said = ", ".join(f"{peak / 1e12:.0f} TFLOP/s on card {number}" for number, peak in peaks.items())
+    print(f"matmul_peak {said}; rows of {_SEQUENCE} tokens, vocabulary {_VOCABULARY}")
+    heads = ("tokens/s", "MFU %", "GB", "mJ/tok", "W", "start s", "x best peer", "GB ratio", "shapes say")
     print(f"{'case':52}" + "".join(f"{head:>{width}}" for head, width in zip(heads, _WIDTHS, strict=True)))
     for record in order:
         if "failed" in record:
             print(f"{record['name'][:51]:52}{record['failed'][:70]}")
             continue
         per_token = record["flops_per_token"] or flops.get(record["size"])
+        peak = peaks.get(record["card"])
         mfu = f"{100 * record['tokens_per_s'] * per_token / peak:.1f}" if peak and per_token else "-"
         same = record["size"] == "0.5b" and best
         print(
@@ -349,6 +359,7 @@ def print_table(out: Path) -> None:
             f"{1e3 * record['energy_per_token_j']:8.1f}{record['power_mean_w']:6.0f}{record['startup_s']:9.1f}"
             + (f"{record['tokens_per_s'] / best:12.2f}" if same else f"{'-':>12}")
             + (f"{record['peak_bytes'] / compiled['peak_bytes']:9.2f}" if same and compiled else f"{'-':>9}")
+            + (f"{record['predicted_peak_bytes'] / 1e9:8.1f} GB" if record["predicted_peak_bytes"] else f"{'-':>11}")
         )
 
 
