@@ -19,6 +19,7 @@ from torch import Tensor
 
 from efficientllm.models.build import build_decoder
 from efficientllm.models.cross_entropy import mean_cross_entropy
+from efficientllm.models.mixers._between_chunks import carried, carried_one_by_one, solved
 from efficientllm.models.mlp._gated import gated_down
 from efficientllm.records.choice import Choice
 from efficientllm.records.settings import PretrainSettings
@@ -87,6 +88,33 @@ def gated() -> None:
         say(f"{name}, gradient of the matrix", error_of(weight.grad, exact[1].grad), 1e-2)  # type: ignore[arg-type]
 
 
+def recurrences() -> None:
+    """What goes from chunk to chunk, and triangular systems; the interpreter of the tests has no bfloat16 products."""
+    for height, width, heads in ((128, 256, 5), (64, 64, 14)):
+        for coarse, bound in ((False, 1e-5), (True, 1e-2)):
+            torch.manual_seed(0)
+            both = torch.randn(2, 32, heads, height, width + height, device="cuda") / height**0.5
+            both[..., width:] *= 0.3
+            decay = torch.rand(2, 32, heads, height, 1, device="cuda")
+            results = []
+            for dtype in (torch.float32, torch.float64):
+                leaves = [x.to(dtype).requires_grad_() for x in (decay.clone(), both.clone())]
+                write, mix = leaves[1].split((width, height), -1)
+                if dtype == torch.float64:
+                    before, last = carried_one_by_one(leaves[0], write, None, mix)
+                else:
+                    kind = torch.bfloat16 if coarse else torch.float32
+                    before, last = carried(leaves[0], write, None, mix, kind)
+                (before.square().sum() + last.sum()).backward()
+                results.append([before, last, *(x.grad for x in leaves)])
+            for name, got, right in zip(("before", "last", "decay's gradient", "others'"), *results, strict=True):
+                say(f"carry {height} x {width}, coarse {coarse}: {name}", error_of(got.detach(), right.detach()), bound)
+    below = torch.randn(500, 64, 64, device="cuda").tril(-1) / 8
+    right_side = torch.randn(500, 64, 32, device="cuda")
+    exact = torch.linalg.solve_triangular(below.double(), right_side.double(), upper=False, unitriangular=True)
+    say("triangular systems", error_of(solved(torch.matmul, below, right_side), exact), 1e-5)
+
+
 def whole_step(mixer: str, mlp: str, checkpointing: str) -> None:
     """Loss and gradients of a compiled bf16 step against a plain one in float32."""
     settings = PretrainSettings(
@@ -115,6 +143,7 @@ def main() -> None:
     """Check all."""
     cross_entropy()
     gated()
+    recurrences()
     if sys.argv[1:]:
         for mixer in sys.argv[1:]:
             whole_step(mixer, "dense", "none")

@@ -20,6 +20,12 @@ def compare(what, got, expected, bound):
     print(f"same {what}: {error:.1e}")
 
 
+def compilable(operator, *given):
+    """Hold an operator to what a compiler takes for granted: its shapes without data, its gradients, no hidden writes."""
+    torch.library.opcheck(operator, given, test_utils=("test_schema", "test_autograd_registration", "test_faketensor"))
+    print("same to a compiler")
+
+
 def cross_entropy():
     for dtype, bound in ((torch.float32, 1e-6), (torch.bfloat16, 5e-3), (torch.float16, 1e-3)):
         logits = (torch.randn(6, 10_007) * 3).to(dtype)
@@ -34,7 +40,8 @@ def cross_entropy():
 
 
 def gated():
-    assert _gated_kernel.silu_gate is not None  # its import made the operators known
+    compilable(_gated_kernel.silu_gate, torch.randn(5, 8))
+    compilable(_gated_kernel.silu_gate_backward, torch.randn(5, 8), torch.randn(5, 4))
     for dtype, bound in ((torch.float32, 1e-6), (torch.bfloat16, 1e-2)):
         gate_up, weight = torch.randn(2, 5, 2 * 1100).to(dtype), (torch.randn(16, 1100) / 33).to(dtype)
         pull = torch.randn(2, 5, 16).to(dtype)
@@ -51,6 +58,7 @@ def gated():
 
 
 def triangular():
+    compilable(_triangular_kernel.unit_lower_inverse, torch.randn(2, 3, 20, 20).mT.requires_grad_())
     for side in (5, 16, 33, 64):
         below, right, pull = torch.randn(2, 3, side, side) * 0.3, torch.randn(2, 3, side, 7), torch.randn(2, 3, side, 7)
         given, exact = below.clone().requires_grad_(), below.double().requires_grad_()
@@ -64,6 +72,10 @@ def triangular():
 
 
 def carry():
+    for mixed in (False, True):
+        write, mix = torch.randn(2, 4, 3, 16, 40)[..., :24].split((8, 16), -1)
+        decay = torch.rand(2, 4, 3, 1, 1).requires_grad_()
+        compilable(_carry_kernel.carry_states, decay, mix if mixed else None, write, None, False, mixed)
     # batch, chunks, heads, height, width, mixed, starts, axes along which the decay differs
     cases = [
         (2, 4, 3, 16, 20, True, True, (2, 4, 3, 1, 1)),
@@ -91,6 +103,10 @@ def carry():
 
 
 def short_conv():
+    x = torch.randn(2, 9, 12)[..., :8].requires_grad_()
+    compilable(_short_conv_kernel.short_conv, x, torch.randn(8, 4).requires_grad_(), torch.randn(8))
+    pull = torch.randn(2, 9, 8)
+    compilable(_short_conv_kernel.short_conv_backward, x.detach(), torch.randn(8, 4), None, pull)
     for dtype, bound in ((torch.float32, 1e-6), (torch.bfloat16, 1e-2)):
         for rows, tokens, channels, taps, has_bias in (
             (2, 70, 130, 4, True),

@@ -24,14 +24,13 @@ from efficientllm.models.kernel_case import KernelCase
 #: Most rows of a state where they are mixed: two such matrices fit into the shared memory of all devices.
 MAX_MIXED = 128
 
-_WARPS = 4
-
 
 @triton.jit
 def carry(
     decay, mix, write, start, before, last, num_chunks, num_heads, height, width,
     decay_b, decay_c, decay_n, decay_h, mix_b, mix_c, mix_n, mix_h, mix_w, write_b, write_c, write_n, write_h,
-    HEIGHT: tl.constexpr, COLUMNS: tl.constexpr, MIXES: tl.constexpr, STARTS: tl.constexpr, BACKWARDS: tl.constexpr,
+    HEIGHT: tl.constexpr, COLUMNS: tl.constexpr, MIXES: tl.constexpr, COARSE: tl.constexpr, STARTS: tl.constexpr,
+    BACKWARDS: tl.constexpr,
 ) -> None:  # fmt: skip
     """Write the state before each chunk (after it, if backwards), and the last state."""
     row, head = tl.program_id(0) // num_heads, tl.program_id(0) % num_heads
@@ -54,7 +53,11 @@ def carry(
             begin = mix + row.to(tl.int64) * mix_b + chunk.to(tl.int64) * mix_c + head * mix_n
             places = rows[:, None] * mix_h + rows[None, :] * mix_w
             both = (rows < height)[:, None] & (rows < height)[None, :]
-            new += tl.dot(tl.load(begin + places, mask=both, other=0.0), state, input_precision="tf32x3")
+            factor = tl.load(begin + places, mask=both, other=0.0)
+            if COARSE:
+                new += tl.dot(factor.to(tl.bfloat16), state.to(tl.bfloat16))
+            else:
+                new += tl.dot(factor, state, input_precision="tf32x3")
         state = kept[:, None] * state + new
     tl.store(last + whole + tile, state, mask=inside)
 
@@ -71,24 +74,26 @@ def carry_states(
         write: BCNHW.
         start: BNHW, or None for zeros.
         backwards: from the last chunk to the first, with mix transposed; the states are then those after each chunk.
-        coarse: whether the gradient of mix may be multiplied in bfloat16; it is a product over whole states.
+        coarse: whether products with states are taken in bfloat16, summed in float32.
     """
     (batch, chunks, heads, height, width), write = write.shape, _dense_rows(write)
     decay = decay.expand(batch, chunks, heads, height, 1)
     before = write.new_empty(write.shape)
     last = write.new_empty(batch, heads, height, width)
     mixed = write if mix is None else mix.mT if backwards else mix
-    columns, options = _launch(height, width, mix is not None)
-    carry[(batch * heads, triton.cdiv(width, columns))](
+    launch = _launch(height, width, mix is not None, coarse)
+    carry[(batch * heads, triton.cdiv(width, launch["COLUMNS"]))](
         decay, mixed, write, write if start is None else start.contiguous(), before, last, chunks, heads, height, width,
-        *decay.stride()[:4], *mixed.stride(), *write.stride()[:4], HEIGHT=options["HEIGHT"], COLUMNS=columns,
-        MIXES=mix is not None, STARTS=start is not None, BACKWARDS=backwards, num_warps=_WARPS, num_stages=1,
+        *decay.stride()[:4], *mixed.stride(), *write.stride()[:4], **launch,
+        MIXES=mix is not None, COARSE=coarse, STARTS=start is not None, BACKWARDS=backwards, num_stages=1,
     )  # fmt: skip
     return before, last
 
 
 @carry_states.register_fake
-def _(decay: Tensor, mix: Tensor | None, write: Tensor, start: Tensor | None, backwards: bool) -> tuple[Tensor, Tensor]:
+def _(
+    decay: Tensor, mix: Tensor | None, write: Tensor, start: Tensor | None, backwards: bool, coarse: bool
+) -> tuple[Tensor, Tensor]:
     return write.new_empty(write.shape), write.new_empty(write[:, 0].shape)
 
 
@@ -96,11 +101,17 @@ def _dense_rows(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
-def _launch(height: int, width: int, mixes: bool) -> tuple[int, dict[str, int]]:
-    """Return the columns of a program, and its constants; without a mix, tall states take fewer columns."""
-    tall = max(16, triton.next_power_of_2(height))
-    columns = 32 if mixes else max(4, min(32, 4096 // tall))
-    return min(columns, max(16, triton.next_power_of_2(width))), {"HEIGHT": tall}
+def _launch(height: int, width: int, mixes: bool, coarse: bool) -> dict[str, int]:
+    """Return the sizes of a program.
+
+    Each reads the whole mix, so there it takes many columns, as far as the registers go; without a mix, tall states
+    take fewer.
+    """
+    tall, wide = (max(16, triton.next_power_of_2(x)) for x in (height, width))
+    if not mixes:
+        return {"HEIGHT": tall, "COLUMNS": max(4, min(32, 4096 // tall)), "num_warps": 4}
+    many = coarse and tall > 64
+    return {"HEIGHT": tall, "COLUMNS": min(64 if many else 32, wide), "num_warps": 8 if tall > 64 else 4}
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -129,14 +140,16 @@ def aot_cases() -> Iterator[KernelCase]:
     counts = dict.fromkeys(("num_chunks", "num_heads", "height", "width"), "i32")
     axes = {"decay": "bcnh", "mix": "bcnhw", "write": "bcnh"}
     strides = {f"{name}_{axis}": "i32" for name in axes for axis in axes[name]}
-    names = ("HEIGHT", "COLUMNS", "MIXES", "STARTS", "BACKWARDS")
-    for height, width, mixes in ((128, 256, True), (64, 64, True), (128, 64, False)):
-        columns, sizes = _launch(height, width, mixes)
+    names = ("HEIGHT", "COLUMNS", "MIXES", "COARSE", "STARTS", "BACKWARDS")
+    for height, width, mixes, coarse in ((128, 256, True, True), (128, 256, True, False), (64, 64, True, True),
+                                         (128, 64, False, True)):  # fmt: skip
+        launch = _launch(height, width, mixes, coarse)
+        warps = launch.pop("num_warps")
         for backwards in (False, True):
             yield KernelCase(
-                name=f"carry {height}x{width} {'mixed' if mixes else 'plain'} {'back' if backwards else 'on'}",
+                name=f"carry {height}x{width} mixes={mixes} coarse={coarse} backwards={backwards}",
                 kernel=carry,
                 signature={**pointers, **counts, **strides, **dict.fromkeys(names, "constexpr")},
-                constants={**sizes, "COLUMNS": columns, "MIXES": mixes, "STARTS": True, "BACKWARDS": backwards},
-                options={"num_warps": _WARPS, "num_stages": 1},
+                constants={**launch, "MIXES": mixes, "COARSE": coarse, "STARTS": True, "BACKWARDS": backwards},
+                options={"num_warps": warps, "num_stages": 1},
             )
