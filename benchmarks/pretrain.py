@@ -225,7 +225,7 @@ def matmul_peak() -> dict[str, Any]:
     from efficientllm.devices.matmul import best_work
     from efficientllm.records.settings import CalibrateSettings
 
-    device, settings = open_device("cuda"), CalibrateSettings()
+    device, settings = open_device("cuda"), CalibrateSettings(sustained_s=3.0)
     work = best_work(device, "bfloat16", settings.burst_s)
     bursts = sorted(rate for _, rate in matmul_bursts(device, work, settings))
     lasting = [rate for _, rate in matmul_loop(device, work, settings)]
