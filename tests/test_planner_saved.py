@@ -58,14 +58,15 @@ def test_options_that_change_what_is_kept_are_counted(more):
     agree(settings_of(**more))
 
 
+@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("mixer", ["mamba2", "gated_deltanet", "rwkv7"])
-def test_recurrent_layers_keep_what_they_say_where_chunks_are_computed_twice_as_on_cuda(mixer, monkeypatch):
+def test_recurrent_layers_keep_what_they_say_where_chunks_are_computed_twice_as_on_cuda(mixer, compiled, monkeypatch):
     def twice(self, taken, memory, runs):
         with _recurrent._full_precision(taken[0]):
             return self.chunks_computed_twice(taken, memory, None)
 
     monkeypatch.setattr(_recurrent.RecurrentMixer, "_many", twice)
-    settings = settings_of(mixer)
+    settings = settings_of(mixer, compile=compiled)
     kept = saved_by_autograd(settings)
     said = saved_by_formula(settings) - _asked(settings, "chunk_bytes") + _asked(settings, "taken_bytes")
     assert said == pytest.approx(kept, rel=0.02)

@@ -4,6 +4,7 @@ Host and device are one memory here; what a copy moves, and when, is the same.
 """
 
 import re
+import weakref
 
 import pytest
 import torch
@@ -185,3 +186,13 @@ def test_weights_are_drawn_as_on_the_device_wherever_they_are_built():
     here = build_decoder(settings, vocab_tokens=320, seed=0, device="cpu")
     drawn = build_decoder(settings, vocab_tokens=320, seed=0, device="cpu", draws_on=torch.device("cpu"))
     assert torch.equal(here.embed.weight, drawn.embed.weight)
+
+
+@pytest.mark.parametrize("offload", ["none", "optimizer", "weights"])
+def test_a_loop_that_is_given_up_leaves_no_weights_behind(text, offload):
+    loop = loop_of(text, offload=offload)
+    loop.step()
+    left = [weakref.ref(parameter) for parameter in loop.decoder.parameters()]
+    del loop
+    gc.collect()
+    assert not any(parameter() is not None for parameter in left)  # the next trial of the process needs their memory

@@ -9,6 +9,8 @@ arXiv:2101.06840. All of it runs on a processor too, as plain copies, so that it
 
 from __future__ import annotations
 
+import functools
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -96,8 +98,9 @@ class HostOptimizer:
         self._chunks = list(_chunks(parameters))
         self._num_complete = dict.fromkeys(self.hosts, 0)
         self._norms: dict[nn.Parameter, Tensor] = {}
+        complete = weakref.WeakMethod(self._complete)
         for parameter in self.hosts:
-            parameter.register_post_accumulate_grad_hook(self._complete)
+            parameter.register_post_accumulate_grad_hook(functools.partial(_call, complete))
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
@@ -189,6 +192,13 @@ def building_device(settings: TrainingSettings, device: torch.device) -> torch.d
             "memory; sharding over ranks saves the same memory. Set one of the two"
         )
     return torch.device("cpu") if settings.offload == "weights" else device
+
+
+def _call(method: Callable[[], Callable[[Tensor], None] | None], parameter: Tensor) -> None:
+    """Call a method if its object lives: a hook that held it would keep itself and the weights alive for good."""
+    bound = method()
+    if bound is not None:
+        bound(parameter)
 
 
 def _pinned_like(tensor: Tensor) -> Tensor:

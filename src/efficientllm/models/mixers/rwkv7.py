@@ -132,7 +132,7 @@ class Rwkv7(RecurrentMixer):
         width, heads = self.shape.width, ahead.floats(self.num_heads)
         ranks = ahead.numbers(sum(part.out_features for part in (self.w_down, self.a_down, self.g_down)))
         if ahead.compiled:
-            return ranks + ahead.numbers(15 * width) + heads
+            return ranks + ahead.numbers(17 * width) + heads
         copies = ahead.floats(3 * width) if ahead.dtype_bytes < FLOAT else 0.0
         return ranks + ahead.residuals(width) + ahead.numbers(19 * width) + copies + 3 * heads
 
