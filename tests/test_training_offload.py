@@ -3,6 +3,7 @@
 Host and device are one memory here; what a copy moves, and when, is the same.
 """
 
+import gc
 import re
 import weakref
 
