@@ -78,7 +78,7 @@ def train(device: Device, ranks: Ranks, size: str, rows: str) -> dict[str, float
     text = RandomTokens(VOCAB_TOKENS, 4096 * ROW_TOKENS)
     loop = TrainLoop(decoder, settings, text, device, 0, ranks)  # type: ignore[arg-type] # has what of a TokenFile is used
     device.empty_cache()
-    first = [loop.step() for _ in range(WARM_UP)][0]
+    warm_up = [loop.step() for _ in range(WARM_UP)]
     device.synchronize()
     device.reset_peak_memory()
     steps_s = []
@@ -92,7 +92,7 @@ def train(device: Device, ranks: Ranks, size: str, rows: str) -> dict[str, float
     talk = {} if ranks.alone else communication.measure(loop.rehearse, ranks, device)[0]
     return {
         "ranks": ranks.world,
-        "first_loss": first,
+        "first_loss": warm_up[0],
         "step_s": step_s,
         "tokens_per_s": work.tokens / step_s,
         "model_flop_per_s": work.model_flops / step_s,

@@ -12,8 +12,8 @@ from tests.ranks_program import settings_of
 from efficientllm import registry
 from efficientllm.bench.job import JobFile
 from efficientllm.bench.launch import how_it_ended
+from efficientllm.bench.places import Places
 from efficientllm.bench.probe import probe_environment
-from efficientllm.bench.refusals import too_many_ranks
 from efficientllm.bench.runner import Run, TrialInterrupted, run_trial
 from efficientllm.data.prepare import prepare
 from efficientllm.devices.fake import FakeDevice
@@ -86,6 +86,7 @@ def test_one_record_holds_the_steps_of_both_ranks_and_the_energy_of_both_devices
     assert curve.figures["process_memory_peak_bytes"] == 2e9, "of the fuller device, not of both"
     assert {"rank_0_allocated_peak_bytes", "rank_1_allocated_peak_bytes", "allocated_peak_bytes"} <= set(train.figures)
     assert len(record.environment.devices) == 2
+    assert registry.load("metric", "memory_peak").value(record, train) == 2e9
     assert [c.code for c in record.cautions] == ["unsteady"] or not record.cautions
 
 
@@ -155,7 +156,7 @@ def test_ctrl_c_ends_all_ranks_and_keeps_what_was_seen(text, tmp_path):
 def test_more_ranks_than_devices_are_unsupported_before_anything_starts(text, tmp_path):
     run = run_of(text, tmp_path, steps=1)
     device = FakeDevice(str(card(tmp_path, 0, 100.0)))
-    said = too_many_ranks([run.job.trial], device)
+    said = Places(device).refused([run.job.trial])
     assert said == {run.job.trial.id: "ranks 2, but this machine has 1 fake device(s)"}
 
 

@@ -91,7 +91,9 @@ def stop_worker(worker: subprocess.Popen[bytes] | None) -> None:
         worker.wait()
 
 
-def how_it_ended(ends: Sequence[events.End | None], worker: subprocess.Popen[bytes] | None, output: str) -> events.End:
+def how_it_ended(
+    ends: Sequence[events.End | None], worker: subprocess.Popen[bytes] | None, output: str, first_rank: int = 0
+) -> events.End:
     """Return the trial's end, from what each rank said last and from how their process ended.
 
     Of several ranks the first cause counts: one that was killed, then one that could not go on (out of memory,
@@ -101,13 +103,14 @@ def how_it_ended(ends: Sequence[events.End | None], worker: subprocess.Popen[byt
         ends: what each rank of this machine said, None where it did not come to it.
         worker: the process that was started.
         output: what it printed.
+        first_rank: number of the first of these ranks.
     """
-    if len(ends) == 1:
+    if len(ends) == 1 and not _REPORTED.search(output):
         return ends[0] or events.End(outcome="crashed", reason=_last_words(worker, output))
     for rank, code in _REPORTED.findall(output):
         if int(code) < 0 and int(code) not in _TOGETHER:
             return events.End(outcome="crashed", reason=f"rank {rank} was {_killed(int(code))}")
-    failed = [(rank, end) for rank, end in enumerate(ends) if end is not None and end.outcome != "ok"]
+    failed = [(rank, end) for rank, end in enumerate(ends, first_rank) if end is not None and end.outcome != "ok"]
     failed.sort(key=lambda one: (one[1].outcome == "crashed", bool(_OF_PEERS.search(one[1].reason)), one[0]))
     if failed:
         rank, end = failed[0]
@@ -115,7 +118,7 @@ def how_it_ended(ends: Sequence[events.End | None], worker: subprocess.Popen[byt
         reason = end.reason if shared else f"rank {rank}: {end.reason}"
         return events.End(outcome=end.outcome, reason=reason, traceback=end.traceback)
     if None in ends:
-        reason = f"rank {ends.index(None)} ended without a word: {_last_words(worker, output)}"
+        reason = f"rank {first_rank + ends.index(None)} ended without a word: {_last_words(worker, output)}"
         return events.End(outcome="crashed", reason=reason)
     return events.End(outcome="ok")
 

@@ -16,10 +16,8 @@ from pathlib import Path
 
 import msgspec
 
-from efficientllm.bench.job import ranks_of
 from efficientllm.data.cache import key_of, read_record, write_record
-from efficientllm.devices._contract import Device
-from efficientllm.errors import Unsupported, UserError
+from efficientllm.errors import UserError
 from efficientllm.records.environment import Environment
 from efficientllm.records.model_settings import ModelSettings
 from efficientllm.records.trial import Trial
@@ -62,17 +60,6 @@ def refusals(trials: Sequence[Trial], environments: Mapping[str, Environment], c
         write_record(files[key], Answer(reason=reason))
         told[key] = reason
     return {trial: told[key] for trial, key in keys.items() if told[key]}
-
-
-def too_many_ranks(trials: Sequence[Trial], device: Device) -> dict[str, str]:
-    """Return trial -> reason for the trials that want more devices than there are."""
-    reasons = {}
-    for trial in trials:
-        try:
-            device.group(ranks_of(trial))
-        except Unsupported as refusal:
-            reasons[trial.id] = str(refusal)
-    return reasons
 
 
 def _model(settings: ModelSettings) -> ModelSettings:

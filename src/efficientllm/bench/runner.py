@@ -15,7 +15,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -24,8 +24,9 @@ import efficientllm
 from efficientllm.bench.assemble import Told, idle_figures, sort_out, start_figures, windows
 from efficientllm.bench.job import JOB_FILE, OUTPUT_FILE, JobFile, events_file
 from efficientllm.bench.launch import how_it_ended, start_worker, stop_worker
+from efficientllm.bench.nodes import Ended, FirstNode
 from efficientllm.bench.protocol import Rest, settle
-from efficientllm.bench.voices import told_by_all
+from efficientllm.bench.voices import of_first_node, told_by_all
 from efficientllm.devices._contract import Device
 from efficientllm.meters.external import WallClock, with_external
 from efficientllm.meters.process import SamplerProcess
@@ -37,6 +38,8 @@ from efficientllm.records.measurement import Ceilings, Measurement
 from efficientllm.records.window import Caution
 
 _POLL_S = 0.05
+#: How long ranks that lost their peers wait for the news of why.
+_NEWS_S = 3.0
 
 ProgressCall = Callable[[events.Progress], None]
 #: Brings a job's folder to a worker and returns its process.
@@ -58,6 +61,7 @@ class Run:
     Attributes:
         external: a wall or BMC meter's file.
         others: further devices of this machine that the trial runs on, one for each further rank.
+        nodes: the other machines that take part in it, if any do.
     """
 
     job: JobFile
@@ -67,6 +71,7 @@ class Run:
     ceilings: Ceilings | None = None
     external: Path | None = None
     others: tuple[Device, ...] = ()
+    nodes: FirstNode | None = None
 
     @property
     def devices(self) -> tuple[Device, ...]:
@@ -85,8 +90,11 @@ def run_trial(run: Run, on_progress: ProgressCall = lambda _: None, start: Start
     Raises:
         TrialInterrupted: Ctrl-C; carries the measurement with outcome `interrupted`.
     """
-    with tempfile.TemporaryDirectory(prefix="efficientllm-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="efficientllm-") as scratch, contextlib.ExitStack() as stack:
         folder = Path(scratch)
+        if run.nodes is not None and run.job.ranks > 1:
+            stack.callback(run.nodes.finish)
+            run = replace(run, job=run.nodes.start(run.job))
         (folder / JOB_FILE).write_bytes(msgspec.json.encode(run.job))
         return _run_in(folder, run, on_progress, start)
 
@@ -94,7 +102,7 @@ def run_trial(run: Run, on_progress: ProgressCall = lambda _: None, start: Start
 def _run_in(folder: Path, run: Run, on_progress: ProgressCall, start: StartCall | None) -> Measurement:
     begin = WallClock.now()
     protocol = run.job.trial.protocol
-    interrupted = False
+    interrupted, lost = False, None
     worker: subprocess.Popen[bytes] | None = None
     start_s = time.perf_counter()
     rest = Rest(start_s, start_s)
@@ -116,7 +124,7 @@ def _run_in(folder: Path, run: Run, on_progress: ProgressCall, start: StartCall 
             rest = settle(run.devices, protocol)
             start_s = time.perf_counter()
             worker = (start or functools.partial(start_worker, job=run.job))(folder)
-            _follow(worker, folder, run.job.local_ranks, samplers, on_progress, until_exit=start is None)
+            lost = _follow(worker, folder, run, samplers, on_progress, until_exit=start is None)
         except KeyboardInterrupt:
             interrupted = True
             stop_worker(worker)
@@ -128,6 +136,8 @@ def _run_in(folder: Path, run: Run, on_progress: ProgressCall, start: StartCall 
     end = how_it_ended([told.end for told in voices], worker, output)
     if interrupted:
         end = events.End(outcome="interrupted", reason="interrupted by the user")
+    elif run.nodes is not None and run.job.ranks > 1:
+        end = _with_news(end, lost, run.nodes)
     told = told_by_all(voices, shared=len(run.devices) == 1)
     measurement = _measurement(run, told, samples, start_s, last_s, end, begin, rest)
     if interrupted:
@@ -145,23 +155,27 @@ def _sampler_cost(samples: Sequence[Samples]) -> dict[str, float]:
 def _follow(
     worker: subprocess.Popen[bytes],
     folder: Path,
-    num_ranks: int,
+    run: Run,
     samplers: Sequence[SamplerProcess],
     on_progress: ProgressCall,
     *,
     until_exit: bool,
-) -> None:
+) -> Ended | None:
     """Wait for the worker to end, or for the end of this job where the worker lives on, and pass on its progress.
 
     Every rank says its process in the beginning, and is watched from then on; the rest of what the others say is read
-    in the end.
+    in the end. Where another machine fails, the ranks here are ended, and what happened there is returned.
     """
     taken, ended = 0, False
-    silent = set(range(1, num_ranks))
-    if not silent:
+    silent = set(range(1, run.job.local_ranks))
+    if run.job.ranks == 1:
         _watch(samplers, worker.pid)
     while worker.poll() is None and (until_exit or not ended):
         time.sleep(_POLL_S)
+        lost = run.nodes.failure() if run.nodes is not None and run.job.ranks > 1 else None
+        if lost is not None:
+            stop_worker(worker)
+            return lost
         said, size = events.decode_events(_read(folder / events_file(0), taken))
         taken += size
         for event in said:
@@ -175,6 +189,19 @@ def _follow(
             for pid in pids:
                 _watch(samplers, pid)
             silent -= {rank} if pids else set()
+    return None
+
+
+def _with_news(end: events.End, lost: Ended | None, nodes: FirstNode) -> events.End:
+    """Return what came first: what failed on another machine, or how the ranks here ended by themselves.
+
+    Ranks that lost their peers crash, and those that we ended for a failure elsewhere say that they were interrupted.
+    """
+    if lost is None and end.outcome == "crashed":
+        lost = nodes.failure(wait_s=_NEWS_S)
+    if lost is None or end.outcome not in ("crashed", "interrupted", "ok"):
+        return end
+    return events.End(outcome=lost.outcome, reason=lost.reason)
 
 
 def _watch(samplers: Sequence[SamplerProcess], pid: int) -> None:
@@ -208,6 +235,8 @@ def _measurement(
     idle = idle_figures(samples, rest.begin_s, rest.end_s)
     idle_of_each = [idle_figures([one], rest.begin_s, rest.end_s) for one in samples]
     seen = windows(told, samples, start_s, last_s, idle_of_each)
+    if run.job.nodes.count > 1:
+        seen, idle = tuple(of_first_node(window) for window in seen), {}
     cautions = told.cautions
     if end.traceback:
         cautions = (Caution(code="traceback", text=end.traceback), *cautions)

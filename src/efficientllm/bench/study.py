@@ -12,11 +12,13 @@ from efficientllm.bench.batch import Workers
 from efficientllm.bench.ceilings import PATIENCE_S, calibrate, ceilings_of
 from efficientllm.bench.digest import code_digest
 from efficientllm.bench.distinct import distinct_models
-from efficientllm.bench.job import JobFile, ranks_of
+from efficientllm.bench.job import JobFile
 from efficientllm.bench.judging import judged
 from efficientllm.bench.lock import study_lock
+from efficientllm.bench.nodes import FirstNode
+from efficientllm.bench.places import Places
 from efficientllm.bench.probe import host_threads, probe_environment
-from efficientllm.bench.refusals import refusals, too_many_ranks
+from efficientllm.bench.refusals import refusals
 from efficientllm.bench.runner import Run, TrialInterrupted
 from efficientllm.bench.storing import store
 from efficientllm.data.prepare import prepare
@@ -61,6 +63,7 @@ class StudyRun:
     """One call of `run`: the plan, where its results go, and who watches.
 
     Attributes:
+        nodes: the other machines that take part, once they have joined.
         patience_s: how long a calibration waits for others to leave the device.
         external: a wall or BMC meter's file, to bound the systematic error of energy.
         recipe: what the plan was made of, where stages wait for the results of others.
@@ -74,6 +77,7 @@ class StudyRun:
     watcher: Watcher
     external: Path | None = None
     recipe: Recipe | None = None
+    nodes: FirstNode | None = None
     patience_s: float = PATIENCE_S
     measurements: list[Measurement] = field(default_factory=list)
     _environments: dict[str, Environment] = field(default_factory=dict)
@@ -97,7 +101,7 @@ class StudyRun:
         with study_lock(self.study.path), self._workers:
             more = True
             while more:
-                self._refused |= too_many_ranks(self.missing(), self.device)
+                self._refused |= self._places.refused(self.missing())
                 self._refused |= refusals(self.missing(), self._environments, self.cache)
                 self._prepare()
                 for index, trial in list(enumerate(self.plan.trials))[len(self.measurements) :]:
@@ -136,7 +140,7 @@ class StudyRun:
         stored = {trial.id: self._stored(trial) for trial in self.plan.trials}
         asked = [trial for trial in self.plan.trials if stored[trial.id] is None]
         found = refusals(asked, self._environments, self.cache)
-        found |= too_many_ranks(asked, self.device)
+        found |= self._places.refused(asked)
         found |= {key: m.reason for key, m in stored.items() if m is not None and m.outcome == "unsupported"}
         for trial in self.plan.trials:
             if trial.parent in found:
@@ -198,20 +202,20 @@ class StudyRun:
 
     def _run(self, trial: Trial) -> Measurement:
         environment, parent = self._environments[trial.id], self._trial(trial.parent)
-        devices = self.device.group(ranks_of(trial))
         taken = any(other.parent == trial.id for other in self.plan.trials)
         if taken:
             shutil.rmtree(self._artifact(trial), ignore_errors=True)
         job = JobFile(
             trial=trial,
             address=self.device.address,
-            addresses=tuple(device.address for device in devices) if ranks_of(trial) > 1 else (),
+            addresses=self._places.addresses(trial),
             cache=str(self.cache),
-            threads=max(1, self.threads // ranks_of(trial)),
+            threads=max(1, self.threads // self._places.local_ranks(trial)),
             artifact=str(self._artifact(trial)) if taken else "",
             parent_artifact=str(self._artifact(parent)) if parent else "",
         )
-        run = Run(job, self.device, environment, self._next_id(trial), self._ceilings, self.external, devices[1:])
+        others, attempt = self._places.devices(trial)[1:], self._next_id(trial)
+        run = Run(job, self.device, environment, attempt, self._ceilings, self.external, others, self.nodes)
         try:
             return judged(self._workers.run_trial(run, self.watcher.progress), self.device)
         except TrialInterrupted as interrupted:
@@ -256,8 +260,11 @@ class StudyRun:
     def _environment(self, trial: Trial) -> Environment:
         parent = self._environments.get(trial.parent)
         digest = code_digest(trial.settings, self.device.kind, parent.code_digest if parent else "")
-        others = () if too_many_ranks([trial], self.device) else self.device.group(ranks_of(trial))[1:]
-        return probe_environment(self.device, digest, self.threads, [device.info() for device in others])
+        return probe_environment(self.device, digest, self.threads, self._places.others(trial))
+
+    @property
+    def _places(self) -> Places:
+        return Places(self.device, self.nodes)
 
     def _trial(self, trial_id: str) -> Trial | None:
         return next((trial for trial in self.plan.trials if trial.id == trial_id), None)
@@ -267,7 +274,9 @@ class StudyRun:
         return self.study.artifact_folder(f"{trial.id}-{self._environments[trial.id].id}")
 
 
-def open_run(recipe: Recipe, results: Path, watcher: Watcher, external: Path | None = None) -> StudyRun:
+def open_run(
+    recipe: Recipe, results: Path, watcher: Watcher, external: Path | None = None, nodes: FirstNode | None = None
+) -> StudyRun:
     """Return the run of a recipe on the device that it names, measuring nothing yet.
 
     Raises:
@@ -275,8 +284,6 @@ def open_run(recipe: Recipe, results: Path, watcher: Watcher, external: Path | N
     """
     device = open_device(recipe.device)
     plan, study = expand(recipe, device.kind), Study(results, recipe.name)
-    run = StudyRun(
-        plan=plan, study=study, results=results, device=device, watcher=watcher, external=external, recipe=recipe
-    )
+    run = StudyRun(plan, study, results, device, watcher, external, recipe, nodes)
     run.choose_by_stored()
     return run

@@ -9,10 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
+
 from efficientllm.bench.assemble import Told
+from efficientllm.devices._contract import QUANTITIES
+from efficientllm.records.window import Window
 
 _STEPS, _BASELINE = "step_s", "memory_baseline_bytes"
 _PEAKS = ("allocated_peak_bytes", "reserved_peak_bytes")
+
+#: What a doubt about the first machine's devices is a doubt about all.
+_KEPT = ("clock_hz", "throttle_reasons", "temperature_c", "num_foreign_processes")
+FIRST_NODE_ONLY = "measured on the first node's devices only"
 
 
 def told_by_all(voices: Sequence[Told], *, shared: bool) -> Told:
@@ -59,3 +67,17 @@ def _take_baseline(voices: Sequence[Told], *, shared: bool) -> None:
         else:
             del voices[0].figures[-1][_BASELINE]
             voices[0].missing.setdefault(-1, {})[_BASELINE] = "not all ranks came to say what they held"
+
+
+def of_first_node(window: Window) -> Window:
+    """Return a window without what was sampled on the first of several machines alone: no part stands for the whole."""
+    dropped = [name for name in QUANTITIES if name not in _KEPT]
+    stems = tuple(name.rpartition("_")[0] for name in dropped)
+    of_them = ("device_", "rank_", "foreign_", "external_", "sampler_", "cross_", "edge_", "num_energy_", *_PEAKS)
+    figures = {name: value for name, value in window.figures.items() if not name.startswith((*stems, *of_them))}
+    return msgspec.structs.replace(
+        window,
+        series=tuple(series for series in window.series if series.name not in dropped),
+        figures=figures,
+        absent={**window.absent, **dict.fromkeys((*dropped, *_PEAKS), FIRST_NODE_ONLY)},
+    )

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from efficientllm.cli.options import DEFAULT_RESULTS, AsJson, Results
-from efficientllm.errors import Interrupted
+from efficientllm.errors import Interrupted, UserError
 
 if TYPE_CHECKING:
-    from efficientllm.bench.study import StudyRun
+    from efficientllm.bench.nodes import FirstNode
+    from efficientllm.bench.study import StudyRun, Watcher
     from efficientllm.recipes.expand import Plan
     from efficientllm.recipes.recipe import Recipe
 
@@ -30,6 +33,13 @@ def run(
         Path | None, typer.Option("--external", help="A wall or BMC meter's file: lines of time,watts.", metavar="FILE")
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Put earlier results aside and start over.")] = False,
+    num_nodes: Annotated[
+        int, typer.Option("--nodes", help="Machines that train together; `efficientllm join` on the others.", min=1)
+    ] = 1,
+    rendezvous: Annotated[
+        str,
+        typer.Option("--rendezvous", help="With --nodes: where this one waits for the others.", metavar="HOST:PORT"),
+    ] = "",
     as_json: AsJson = False,
 ) -> None:
     """Measure a recipe; a second call goes on where the first stopped, and measures nothing twice."""
@@ -38,8 +48,8 @@ def run(
     from efficientllm.recipes.load import load_recipe
 
     loaded = load_recipe(recipe, overrides)
-    with JsonWatcher() if as_json else RichWatcher() as watcher:
-        study_run = open_run(loaded, results, watcher, external)
+    with JsonWatcher() if as_json else RichWatcher() as watcher, _nodes(num_nodes, rendezvous, watcher) as nodes:
+        study_run = open_run(loaded, results, watcher, external, nodes)
         if dry_run:
             _print_plan(loaded, study_run, as_json)
             return
@@ -55,6 +65,22 @@ def run(
         _print_results(loaded, study_run, results)
     if any(measurement.outcome in _FAILED for measurement in measurements):
         raise typer.Exit(1)
+
+
+@contextmanager
+def _nodes(count: int, rendezvous: str, watcher: Watcher) -> Iterator[FirstNode | None]:
+    """Wait for the other machines, and send them home in the end."""
+    if (count > 1) != bool(rendezvous):
+        raise UserError("--nodes and --rendezvous go together: --nodes 2 --rendezvous HOST:PORT.")
+    if count == 1:
+        yield None
+        return
+    from efficientllm.bench.nodes import FirstNode
+
+    with FirstNode(rendezvous, count) as nodes:
+        watcher.note(f"waiting for {count - 1} more node(s): run `efficientllm join {rendezvous}` there")
+        nodes.gather()
+        yield nodes
 
 
 def _put_aside(study_run: StudyRun, watcher: object) -> None:

@@ -158,6 +158,10 @@ class Device(ABC):
             return (self,)
         raise Unsupported(f"ranks {ranks}, but device {self.kind} knows of no other one like it")
 
+    def all_of_kind(self) -> tuple[Device, ...]:
+        """Return all devices that ranks could run on here, this one first."""
+        return (self,)
+
     def peers(self) -> list[torch.device]:
         """Return other devices of this kind that this process can copy to, for the bandwidth of the links."""
         return []

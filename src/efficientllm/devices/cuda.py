@@ -141,6 +141,10 @@ class CudaDevice(Device):
             )
         return (self, *(CudaDevice(uuid, self._on.nvml) for uuid in visible[1:ranks]))
 
+    def all_of_kind(self) -> tuple[Device, ...]:
+        """Return the visible devices."""
+        return self.group(len(visible_here(self._on.nvml)))
+
     def peers(self) -> list[torch.device]:
         """Return the other cards that torch sees; a slice has no links of its own."""
         import torch
