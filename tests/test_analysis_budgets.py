@@ -9,6 +9,9 @@ from efficientllm.analysis.curve import TrainingCurve, training_curve
 from efficientllm.analysis.examples import example_study
 from efficientllm.analysis.group import groups
 from efficientllm.analysis.leaderboard import study_table
+from efficientllm.analysis.metrics._target import example
+from efficientllm.analysis.metrics.energy_to_loss_j import energy_to_loss_j
+from efficientllm.analysis.metrics.time_to_loss_s import time_to_loss_s
 from efficientllm.records.examples import example_measurement
 from efficientllm.records.protocol import PROTOCOLS
 from efficientllm.records.series import Series
@@ -102,3 +105,24 @@ def test_energy_that_covers_only_the_end_of_a_run_is_no_energy_of_the_curve():
     assert training_curve(record).joules[-1] == 19_900.0
     cut = replace(record, windows=(replace(curve, series=(curve.series[0], late)),))
     assert training_curve(cut).joules == ()
+
+
+def test_a_run_that_went_on_from_a_checkpoint_counts_by_its_tokens_alone():
+    whole = trained("mha", 0, step_s=1.0)
+    resumed = replace(trained("mla", 0, step_s=1.0), figures={"resumed_step": 120.0})
+    section = section_of(whole, resumed)
+    mha, mla = cells_of(section, "mha"), cells_of(section, "mla")
+    assert mla["loss_at_equal_tokens"].values == mha["loss_at_equal_tokens"].values
+    why = "resumed: the time and energy before step 120 are in another attempt's record"
+    assert mla["loss_at_equal_time"].absent == mla["loss_at_equal_energy"].absent == why
+    assert {c.key: c.title for c in section.columns}["loss_at_equal_time"] == "Loss at 3.32 min"  # the whole run's own
+    assert training_curve(resumed).loss == training_curve(whole).loss
+    assert training_curve(resumed).seconds == training_curve(resumed).joules == ()
+
+
+def test_time_and_energy_to_a_loss_are_absent_for_a_resumed_run():
+    record, window = example(target_loss=3.0)
+    resumed = replace(record, figures={"resumed_step": 2.0})
+    for metric in (time_to_loss_s, energy_to_loss_j):
+        assert metric(record, window) > 0
+        assert "before step 2 are in another attempt's record" in metric(resumed, window).reason

@@ -216,6 +216,15 @@ def test_only_a_run_from_scratch_must_begin_in_ignorance():
     assert judge(measured(trial=child, whole={"first_loss": 3.0})).outcome == "ok"
 
 
+def test_the_segment_of_a_resumed_run_holds_no_more_than_was_fed_since():
+    trial = example_trial(PretrainSettings(tokens=10_000))
+    whole = {"tokens_fed": 10_000.0, "resumed_step": 4.0}
+    assert judge(measured(trial=trial, whole=whole)).outcome == "ok"  # 6 steps of 1,000 tokens
+    judged = judge(measured(trial=trial, whole={**whole, "resumed_step": 5.0}))
+    assert judged.invalid_codes == ("tokens_unaccounted",)
+    assert "but 5000 were fed since step 5" in judged.reason
+
+
 def test_the_curve_must_hold_every_token_that_was_fed():
     loss = a_series(8.0, 7.0, 6.0, unit="nats/token")
     trial = example_trial(PretrainSettings(tokens=3_000))

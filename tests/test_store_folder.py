@@ -119,6 +119,14 @@ def test_a_crashed_trial_is_run_once_more(study):
     assert study.done(*ids(measured())) == measured(2, outcome="crashed")
 
 
+def test_a_trial_that_came_further_before_it_crashed_again_is_run_again(study):
+    for attempt, step in enumerate((0.0, 100.0, 200.0)):
+        study.write(measured(attempt, outcome="crashed", figures={"resumed_step": step} if step else {}))
+        assert study.done(*ids(measured())) is None
+    study.write(measured(3, outcome="crashed", figures={"resumed_step": 200.0}))
+    assert study.done(*ids(measured())).id == measured(3).id
+
+
 def test_of_two_final_attempts_the_first_stands_also_by_the_tenth(study):
     for attempt in (10, 9):
         study.write(measured(attempt, reason=str(attempt)))

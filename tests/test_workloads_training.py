@@ -18,6 +18,7 @@ from efficientllm.records.protocol import PROTOCOLS
 from efficientllm.records.settings import PretrainSettings
 from efficientllm.records.trial import make_trial
 from efficientllm.training.loop import TrainLoop
+from efficientllm.workloads.quality import decoder_scorer
 
 SMALL = {"num_layers": 2, "width": 32, "num_heads": 2, "num_kv_heads": 1, "head_dim": 16, "mlp_width": 48}
 
@@ -167,3 +168,19 @@ def test_a_loss_that_goes_wrong_in_the_middle_ends_as_diverged_with_its_step_and
     assert all(math.isfinite(loss) for loss in series["curve", "loss"])
     assert closed["curve"][0] == "diverged" and end.reason in closed["curve"][1]
     assert (None, "tokens_fed") not in figures
+
+
+@pytest.mark.parametrize("checkpointing", ["none", "selective", "full"])
+def test_compiled_layers_take_the_same_steps_and_are_compiled_once_for_all_layers(text, checkpointing):
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    settings = {"mlp": "dense", "activation_checkpointing": checkpointing}
+    plain, compiled = loop_of(text, **settings), loop_of(text, compile=True, **settings)
+    for _ in range(3):
+        assert compiled.step() == pytest.approx(plain.step(), rel=1e-5)
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    assert graphs == 1, f"{graphs} compilations of 2 layers that are alike"
+    rows = torch.randint(0, 320, (3, 17))
+    scored = [decoder_scorer(loop.decoder, loop.settings)(rows) for loop in (plain, compiled)]
+    assert scored[1][0] == pytest.approx(scored[0][0], rel=1e-5)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1, "judging quality compiled anew"

@@ -20,6 +20,7 @@ LEVELS = [
     {"data", "devices", "analysis"},
     {"models", "report"},
     {"engines", "meters", "training"},
+    {"planner"},
     {"workloads"},
     {"bench"},
     {"cli"},
@@ -27,7 +28,7 @@ LEVELS = [
 ]
 #: The rooms that join the wings: the command line, and the package from Python.
 JOINING = {"cli", "api"}
-MEASURING = {"data", "devices", "models", "engines", "meters", "training", "workloads", "bench"}
+MEASURING = {"data", "devices", "models", "engines", "meters", "training", "planner", "workloads", "bench"}
 READING = {"analysis", "report"}
 TORCH_FREE = {"errors", "units", "catalog", "registry", "records", "recipes", "store", "stats", "physics"} | READING
 

@@ -26,3 +26,15 @@ def test_the_kernels_of_nsa_give_results_and_gradients_of_the_plain_branch(case,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("packed=") == 4
+
+
+@pytest.mark.parametrize(
+    ("kernel", "comparisons"),
+    [("cross_entropy", 6), ("gated", 8), ("triangular", 9), ("carry", 21), ("short_conv", 24)],
+)
+def test_the_kernels_of_training_give_results_and_gradients_of_float64(kernel, comparisons, tmp_path):
+    script = Path(__file__).with_name("interpret_training.py")
+    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "TRITON_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, str(script), kernel], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("same ") == comparisons

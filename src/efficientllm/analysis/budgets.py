@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from efficientllm.analysis.catalogue import entry_of
-from efficientllm.analysis.curve import TrainingCurve, training_curve
+from efficientllm.analysis.curve import TrainingCurve, training_curve, why_no_time
 from efficientllm.analysis.group import Group, conditions
 from efficientllm.analysis.metrics._contract import Absent, MetricEntry
 from efficientllm.analysis.metrics._reading import why_absent
@@ -59,7 +59,7 @@ def _at_equal(curves: Mapping[str, TrainingCurve]) -> list[MetricEntry]:
     for word, unit, spent_of in _SPENT:
         ends = [spent[-1] for curve in curves.values() if (spent := spent_of(curve))]
         budget = min(ends) if ends else None
-        amount = "equal energy" if budget is None else quantity_text(budget, unit) + " tokens" * (unit == "tokens")
+        amount = f"equal {word}" if budget is None else quantity_text(budget, unit) + " tokens" * (unit == "tokens")
         column = Column(
             key=f"loss_at_equal_{word}",
             title=f"Loss at {amount}",
@@ -79,7 +79,9 @@ def _reader(
         curve = curves.get(measurement.id)
         if curve is None:
             return Absent("the loss of each step was not recorded")
-        spent = spent_of(curve)
+        spent, resumed = spent_of(curve), why_no_time(measurement)
+        if not spent and resumed:
+            return Absent(resumed)
         if budget is None or not spent:
             return why_absent(measurement, window, "energy_j")
         return curve.loss_at(spent, budget)

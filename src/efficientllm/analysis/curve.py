@@ -21,7 +21,8 @@ class TrainingCurve:
 
     Attributes:
         loss: nats a token.
-        tokens, seconds, joules: spent when the step ended; joules empty where energy is not known over the whole run.
+        tokens, seconds, joules: spent when the step ended; joules empty where energy is not known over the whole run,
+            and so are seconds where a part of it lies in another attempt's record (`why_no_time`).
     """
 
     loss: tuple[float, ...]
@@ -63,12 +64,28 @@ def training_curve(record: Measurement) -> TrainingCurve | None:
     loss = window.find("loss") if window else None
     if window is None or loss is None or len(loss.values) < 2:
         return None
+    tokens = tuple(float(step * max(1, window.work.tokens)) for step in range(1, len(loss.values) + 1))
+    if why_no_time(record):
+        return TrainingCurve(loss=loss.values, tokens=tokens, seconds=())
     return TrainingCurve(
         loss=loss.values,
-        tokens=tuple(float(step * max(1, window.work.tokens)) for step in range(1, len(loss.values) + 1)),
+        tokens=tokens,
         seconds=tuple(at - loss.at_s[0] for at in loss.at_s),
         joules=tuple(_joules_of_all(loss, _energy(record, window))),
     )
+
+
+def why_no_time(record: Measurement) -> str:
+    """Return why a record's curve is known by its tokens alone; empty where it is whole.
+
+    >>> from efficientllm.records.examples import example_measurement
+    >>> why_no_time(example_measurement())
+    ''
+    """
+    step = record.figures.get("resumed_step")
+    if not step:
+        return ""
+    return f"resumed: the time and energy before step {step:.0f} are in another attempt's record"
 
 
 def _energy(record: Measurement, window: Window) -> list[Series]:

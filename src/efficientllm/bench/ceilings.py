@@ -15,6 +15,7 @@ from efficientllm.devices._contract import Device
 from efficientllm.errors import DeviceBusy
 from efficientllm.records.environment import Environment
 from efficientllm.records.measurement import Ceilings, Measurement
+from efficientllm.records.model_settings import ModelSettings
 from efficientllm.records.protocol import PROTOCOLS
 from efficientllm.records.settings import CalibrateSettings
 from efficientllm.records.trial import Trial, make_trial
@@ -97,3 +98,10 @@ def ceilings_of(calibration: Measurement) -> Ceilings | None:
         return None
     idle_power_w = calibration.figures.get("idle_power_w")
     return msgspec.structs.replace(calibration.ceilings, calibration=calibration.id, idle_power_w=idle_power_w)
+
+
+def matmul_peak(ceilings: Ceilings | None, trial: Trial) -> float:
+    """Return the peak in a trial's number format, FLOP/s; 0 where it is not known."""
+    if ceilings is None or not isinstance(trial.settings, ModelSettings):
+        return 0.0
+    return ceilings.matmul_peak_flop_per_s.get(trial.settings.dtype, 0.0)

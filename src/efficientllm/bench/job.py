@@ -30,12 +30,18 @@ class JobFile(msgspec.Struct, frozen=True, kw_only=True):
     """One trial, where it runs, and the folders around it; empty where there is none.
 
     Attributes:
+        environment: id of the environment that the trial runs in.
+        checkpoints: folder of what the trial goes on from; empty if it keeps nothing.
         address: which device of the trial's kind, as `Device.address` says it.
+        matmul_peak_flop_per_s: the device's calibrated peak in the trial's number format, for the progress that a
+            person sees; 0 if it is not known.
         addresses: of several ranks, the device of each that runs on this machine; one that all of them share.
         threads: processor threads of a worker, which is one rank.
     """
 
     trial: Trial
+    environment: str = ""
+    checkpoints: str = ""
     address: str = ""
     addresses: tuple[str, ...] = ()
     nodes: Nodes = Nodes()
@@ -43,6 +49,7 @@ class JobFile(msgspec.Struct, frozen=True, kw_only=True):
     threads: int
     artifact: str = ""
     parent_artifact: str = ""
+    matmul_peak_flop_per_s: float = 0.0
 
     @property
     def ranks(self) -> int:

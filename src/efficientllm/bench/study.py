@@ -5,13 +5,14 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import efficientllm
 from efficientllm.bench.batch import Workers
-from efficientllm.bench.ceilings import PATIENCE_S, calibrate, ceilings_of
+from efficientllm.bench.ceilings import PATIENCE_S, calibrate, ceilings_of, matmul_peak
 from efficientllm.bench.digest import code_digest
 from efficientllm.bench.distinct import distinct_models
+from efficientllm.bench.folders import artifact_folder, checkpoint_folder, forget_checkpoints
+from efficientllm.bench.forecast import Outlook, not_tried
 from efficientllm.bench.job import JobFile
 from efficientllm.bench.judging import judged
 from efficientllm.bench.lock import study_lock
@@ -21,6 +22,7 @@ from efficientllm.bench.probe import host_threads, probe_environment
 from efficientllm.bench.refusals import refusals
 from efficientllm.bench.runner import Run, TrialInterrupted
 from efficientllm.bench.storing import store
+from efficientllm.bench.watcher import Watcher
 from efficientllm.data.prepare import prepare
 from efficientllm.devices._contract import Device
 from efficientllm.devices.choose import open_device
@@ -31,31 +33,12 @@ from efficientllm.recipes.expand import Plan, expand
 from efficientllm.recipes.recipe import Recipe
 from efficientllm.recipes.select import reason_of_no_choice
 from efficientllm.records.environment import Environment
-from efficientllm.records.events import Progress
 from efficientllm.records.measurement import Ceilings, Measurement
+from efficientllm.records.prediction import MemoryPrediction
 from efficientllm.records.settings import PretrainSettings
 from efficientllm.records.trial import Trial
+from efficientllm.records.window import Caution
 from efficientllm.store.folder import Study
-
-
-class Watcher(Protocol):
-    """Who is told how a study goes on."""
-
-    def note(self, text: str) -> None:
-        """Something is done that is no trial (data, calibration)."""
-        ...
-
-    def trial(self, index: int, total: int, trial: Trial) -> None:
-        """A trial begins."""
-        ...
-
-    def progress(self, progress: Progress) -> None:
-        """The present trial has come so far."""
-        ...
-
-    def ended(self, measurement: Measurement, *, stored_before: bool) -> None:
-        """A trial is done, now or in an earlier run."""
-        ...
 
 
 @dataclass
@@ -67,6 +50,7 @@ class StudyRun:
         patience_s: how long a calibration waits for others to leave the device.
         external: a wall or BMC meter's file, to bound the systematic error of energy.
         recipe: what the plan was made of, where stages wait for the results of others.
+        try_anyway: whether trials that by prediction do not fit are tried all the same.
         measurements: of all trials of the plan, in its order, as far as the run came.
     """
 
@@ -78,12 +62,16 @@ class StudyRun:
     external: Path | None = None
     recipe: Recipe | None = None
     nodes: FirstNode | None = None
+    try_anyway: bool = False
     patience_s: float = PATIENCE_S
     measurements: list[Measurement] = field(default_factory=list)
     _environments: dict[str, Environment] = field(default_factory=dict)
     _ceilings: Ceilings | None = None
     _refused: dict[str, str] = field(default_factory=dict)
     _workers: Workers = field(default_factory=Workers)
+
+    def __post_init__(self) -> None:
+        self._outlook = Outlook(self.device.info(), self.cache, tries_anyway=self.try_anyway)
 
     @property
     def threads(self) -> int:
@@ -103,6 +91,7 @@ class StudyRun:
             while more:
                 self._refused |= self._places.refused(self.missing())
                 self._refused |= refusals(self.missing(), self._environments, self.cache)
+                self._outlook.look(self.missing(), self._environments)
                 self._prepare()
                 for index, trial in list(enumerate(self.plan.trials))[len(self.measurements) :]:
                     self.watcher.trial(index, len(self.plan.trials), trial)
@@ -147,6 +136,11 @@ class StudyRun:
                 found.setdefault(trial.id, f"no checkpoint to start from: {found[trial.parent]}")
         return {trial.id: found[trial.id] for trial in self.plan.trials if trial.id in found}
 
+    def memory(self) -> dict[str, MemoryPrediction]:
+        """Return trial -> what memory it is predicted to take, for the trials that train from scratch."""
+        self._find_environments()
+        return self._outlook.look(self.plan.trials, self._environments)
+
     def _prepare(self) -> None:
         """Do what concerns all trials, so that bad input stops the run before anything is measured."""
         if self.external is not None:
@@ -190,6 +184,7 @@ class StudyRun:
     def _end(self, measurement: Measurement, *, stored_before: bool, write: bool = False) -> None:
         if write:
             measurement = store(self.study, measurement)
+        forget_checkpoints(self.study, measurement.trial, measurement.environment)
         self.measurements.append(measurement)
         self.watcher.ended(measurement, stored_before=stored_before)
 
@@ -198,6 +193,7 @@ class StudyRun:
         if parent is not None and not self._artifact(parent).is_dir():
             self.watcher.note(f"making {parent.technique()} again: its checkpoint is gone, its record stays")
             self._run(parent)
+            forget_checkpoints(self.study, parent, self._environments[parent.id])
         return self._run(trial)
 
     def _run(self, trial: Trial) -> Measurement:
@@ -207,12 +203,15 @@ class StudyRun:
             shutil.rmtree(self._artifact(trial), ignore_errors=True)
         job = JobFile(
             trial=trial,
+            environment=environment.id,
+            checkpoints=str(checkpoint_folder(self.study, trial, environment) or ""),
             address=self.device.address,
             addresses=self._places.addresses(trial),
             cache=str(self.cache),
             threads=max(1, self.threads // self._places.local_ranks(trial)),
             artifact=str(self._artifact(trial)) if taken else "",
             parent_artifact=str(self._artifact(parent)) if parent else "",
+            matmul_peak_flop_per_s=matmul_peak(self._ceilings, trial),
         )
         others, attempt = self._places.devices(trial)[1:], self._next_id(trial)
         run = Run(job, self.device, environment, attempt, self._ceilings, self.external, others, self.nodes)
@@ -226,15 +225,17 @@ class StudyRun:
         """Return the record of a trial that cannot run: its parts do not go together, or its parent left nothing."""
         if trial.id in self._refused:
             return self._unmeasured(trial, "unsupported", self._refused[trial.id])
+        if reason := self._outlook.reason(trial):
+            return self._outlook.record(self._unmeasured(trial, "oom", reason))
         if trial.selected is not None and not trial.selected.value:
             return self._unmeasured(trial, trial.selected.outcome, reason_of_no_choice(trial.selected))
         parent = next((m for m in self.measurements if m.trial.id == trial.parent), None)
         if parent is None or parent.outcome in ("ok", "invalid"):
             return None
         reason = f"no checkpoint to start from: {parent.trial.stage} ended as {parent.outcome}: {parent.reason}"
-        return self._unmeasured(trial, parent.outcome, reason)
+        return self._unmeasured(trial, parent.outcome, reason, not_tried(parent))
 
-    def _unmeasured(self, trial: Trial, outcome: str, reason: str) -> Measurement:
+    def _unmeasured(self, trial: Trial, outcome: str, reason: str, cautions: tuple[Caution, ...] = ()) -> Measurement:
         return Measurement(
             id=self._next_id(trial),
             trial=trial,
@@ -243,10 +244,11 @@ class StudyRun:
             reason=reason,
             started_at=WallClock.now().text(),
             software_version=efficientllm.__version__,
+            cautions=cautions,
         )
 
     def _stored(self, trial: Trial) -> Measurement | None:
-        return self.study.done(trial.id, self._environments[trial.id].id)
+        return self._outlook.takes(self.study.done(trial.id, self._environments[trial.id].id))
 
     def _next_id(self, trial: Trial) -> str:
         environment = self._environments[trial.id]
@@ -270,12 +272,17 @@ class StudyRun:
         return next((trial for trial in self.plan.trials if trial.id == trial_id), None)
 
     def _artifact(self, trial: Trial) -> Path:
-        """Return the folder of a trial's artifact; the environment is in its name, so that none is ever stale."""
-        return self.study.artifact_folder(f"{trial.id}-{self._environments[trial.id].id}")
+        return artifact_folder(self.study, trial, self._environments[trial.id])
 
 
 def open_run(
-    recipe: Recipe, results: Path, watcher: Watcher, external: Path | None = None, nodes: FirstNode | None = None
+    recipe: Recipe,
+    results: Path,
+    watcher: Watcher,
+    external: Path | None = None,
+    *,
+    nodes: FirstNode | None = None,
+    try_anyway: bool = False,
 ) -> StudyRun:
     """Return the run of a recipe on the device that it names, measuring nothing yet.
 
@@ -284,6 +291,6 @@ def open_run(
     """
     device = open_device(recipe.device)
     plan, study = expand(recipe, device.kind), Study(results, recipe.name)
-    run = StudyRun(plan, study, results, device, watcher, external, recipe, nodes)
+    run = StudyRun(plan, study, results, device, watcher, external, recipe, nodes, try_anyway)
     run.choose_by_stored()
     return run

@@ -77,7 +77,7 @@ def of_first_node(window: Window) -> Window:
     figures = {name: value for name, value in window.figures.items() if not name.startswith((*stems, *of_them))}
     return msgspec.structs.replace(
         window,
-        series=tuple(series for series in window.series if series.name not in dropped),
+        series=tuple(s for s in window.series if s.name not in dropped and not s.name.startswith("sampler_")),
         figures=figures,
         absent={**window.absent, **dict.fromkeys((*dropped, *_PEAKS), FIRST_NODE_ONLY)},
     )

@@ -118,6 +118,8 @@ def run_job(job_file: JobFile, marks: Marks, device: Device) -> events.End:
 def _job(job_file: JobFile, marks: Marks, device: Device, ranks: Ranks = ALONE) -> Job:
     return Job(
         trial=job_file.trial,
+        environment=job_file.environment,
+        checkpoints=Path(job_file.checkpoints) if job_file.checkpoints else None,
         device=device,
         recorder=marks,
         cache=Path(job_file.cache),
@@ -125,6 +127,7 @@ def _job(job_file: JobFile, marks: Marks, device: Device, ranks: Ranks = ALONE) 
         ranks=ranks,
         artifact=Path(job_file.artifact) if job_file.artifact else None,
         parent_artifact=Path(job_file.parent_artifact) if job_file.parent_artifact else None,
+        matmul_peak_flop_per_s=job_file.matmul_peak_flop_per_s,
     )
 
 

@@ -14,8 +14,8 @@ from efficientllm.errors import Interrupted, UserError
 
 if TYPE_CHECKING:
     from efficientllm.bench.nodes import FirstNode
-    from efficientllm.bench.study import StudyRun, Watcher
-    from efficientllm.recipes.expand import Plan
+    from efficientllm.bench.study import StudyRun
+    from efficientllm.bench.watcher import Watcher
     from efficientllm.recipes.recipe import Recipe
 
 #: Outcomes that make the command exit with 1: something that should have been measured was not.
@@ -32,6 +32,9 @@ def run(
     external: Annotated[
         Path | None, typer.Option("--external", help="A wall or BMC meter's file: lines of time,watts.", metavar="FILE")
     ] = None,
+    try_anyway: Annotated[
+        bool, typer.Option("--try-anyway", help="Also try trials that by prediction do not fit into the device.")
+    ] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Put earlier results aside and start over.")] = False,
     num_nodes: Annotated[
         int, typer.Option("--nodes", help="Machines that train together; `efficientllm join` on the others.", min=1)
@@ -44,14 +47,15 @@ def run(
 ) -> None:
     """Measure a recipe; a second call goes on where the first stopped, and measures nothing twice."""
     from efficientllm.bench.study import open_run
+    from efficientllm.cli._plan import print_plan
     from efficientllm.cli._watch import JsonWatcher, RichWatcher
     from efficientllm.recipes.load import load_recipe
 
     loaded = load_recipe(recipe, overrides)
     with JsonWatcher() if as_json else RichWatcher() as watcher, _nodes(num_nodes, rendezvous, watcher) as nodes:
-        study_run = open_run(loaded, results, watcher, external, nodes)
+        study_run = open_run(loaded, results, watcher, external, nodes=nodes, try_anyway=try_anyway)
         if dry_run:
-            _print_plan(loaded, study_run, as_json)
+            print_plan(loaded, study_run, as_json)
             return
         if fresh:
             _put_aside(study_run, watcher)
@@ -87,50 +91,6 @@ def _put_aside(study_run: StudyRun, watcher: object) -> None:
     moved = study_run.study.archive()
     if moved is not None:
         watcher.note(f"earlier results moved to {moved}")  # type: ignore[attr-defined]
-
-
-def _print_plan(recipe: Recipe, study_run: StudyRun, as_json: bool) -> None:
-    missing = {trial.id for trial in study_run.missing()}
-    refused = study_run.unsupported()
-    if as_json:
-        import msgspec
-
-        rows = [
-            {**msgspec.to_builtins(trial), "stored": trial.id not in missing, "unsupported": refused.get(trial.id, "")}
-            for trial in study_run.plan.trials
-        ]
-        typer.echo(msgspec.json.encode(rows).decode())
-        return
-    _print_plan_table(recipe, study_run.plan, missing, refused)
-
-
-def _print_plan_table(recipe: Recipe, plan: Plan, missing: set[str], refused: dict[str, str]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    to_measure = len(missing - refused.keys())
-    table = Table(title=f"{recipe.name}: {len(plan.trials)} trials, {to_measure} to measure", title_justify="left")
-    for heading in ("", "trial", "stage", "technique", "repeat", "from", "stored"):
-        right = heading in ("", "repeat", "from")
-        table.add_column(heading, justify="right" if right else "left", no_wrap=heading == "trial")
-    numbers = {trial.id: str(number) for number, trial in enumerate(plan.trials, 1)}
-    reasons: dict[str, None] = {}
-    for trial in plan.trials:
-        label = trial.technique() + (" (baseline)" if trial.baseline else "")
-        stored = "" if trial.id in missing else "yes"
-        if trial.id in refused:
-            stored = "unsupported"
-            reasons[f"{trial.stage} {trial.technique()}: {refused[trial.id]}"] = None
-        source = numbers.get(trial.parent, "")
-        table.add_row(numbers[trial.id], trial.id, trial.stage, label, str(trial.repeat), source, stored)
-    console = Console(highlight=False)
-    console.print(table)
-    for reason in reasons:
-        console.print(f"unsupported: {reason}", soft_wrap=True, markup=False)
-    for later in plan.pending:
-        console.print(f"chosen after {later.after}: the trials of {later.stage}")
-    for skip in plan.skipped:
-        console.print(f"skipped: {skip.stage} {' '.join(skip.axes.values())}: {skip.because}")
 
 
 def _print_results(recipe: Recipe, study_run: StudyRun, results: Path) -> None:

@@ -178,6 +178,10 @@ class Device(ABC):
         """Return `allocated_peak_bytes` and `reserved_peak_bytes` since the last reset; empty where none is kept."""
         return {}
 
+    def allocated_bytes(self) -> float | None:
+        """Return what tensors hold on the device now, as torch's allocator counts it; None where it does not count."""
+        return None
+
     def empty_cache(self) -> None:
         """Give unused memory back to the device."""
         return

@@ -175,6 +175,12 @@ class CudaDevice(Device):
             "reserved_peak_bytes": float(torch.cuda.max_memory_reserved(self._torch())),
         }
 
+    def allocated_bytes(self) -> float | None:
+        """Return what tensors hold now."""
+        import torch
+
+        return float(torch.cuda.memory_allocated(self._torch()))
+
     def empty_cache(self) -> None:
         """Give the allocator's unused memory back to the device."""
         import torch

@@ -50,7 +50,13 @@ class Marks:
         self.say(events.Phase(name=name, elapsed_s=time.perf_counter() - begin_s))
         self.flush()
 
-    def warm_up(self, step: Callable[[], object], *, max_steps: int | None = None) -> int:
+    def warm_up(
+        self,
+        step: Callable[[], object],
+        *,
+        max_steps: int | None = None,
+        after: Callable[[], object] | None = None,
+    ) -> int:
         """Call `step` until its time is steady: at least the protocol's steps, at most its seconds or `max_steps`."""
         begin_s, taken = time.perf_counter(), 0
         rule = SteadyRule(self.protocol.warmup_steps, self.protocol.warmup_max_s)
@@ -60,6 +66,8 @@ class Marks:
             self.device.synchronize()
             rule.add(self.agree(time.perf_counter() - step_begin_s))
             taken += 1
+            if after is not None:
+                after()
         if not rule.steady:
             self.caution("unsteady", f"step time had not become steady after {taken} warm-up steps")
         self.say(events.Phase(name="warmup", elapsed_s=time.perf_counter() - begin_s))

@@ -8,9 +8,11 @@ from contextlib import contextmanager, nullcontext
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from efficientllm.models.forward_pass import ForwardPass, copied_bytes
+from efficientllm.models.linear import num_parameters
 from efficientllm.models.mixers._contract import Mixer, State
 from efficientllm.models.mlp._contract import Mlp
-from efficientllm.models.norm import make_norm
+from efficientllm.models.norm import make_norm, norm_bytes
 from efficientllm.models.position._contract import Positions
 from efficientllm.models.shape import Shape
 
@@ -52,6 +54,34 @@ class Block(nn.Module):
             context_fn=lambda: (nullcontext(), self._second_time()),
         )
         return out_BTD
+
+    def saved_bytes(self, ahead: ForwardPass) -> float:
+        """Return the bytes that this layer keeps from its forward pass to its backward pass, weights' copies included.
+
+        What comes in, what the mixer adds to it (compiled in its own type, eager as their sum), the norms' statistics.
+        """
+        width = self.mixer.shape.width
+        kept = 2 * norm_bytes(self.mixer_norm, ahead)
+        if self.parallel:  # both norms read the same
+            kept -= ahead.residuals(width)
+        elif ahead.compiled:
+            kept += ahead.numbers(width) - ahead.residuals(width)
+        copies = copied_bytes(self.mixer, ahead) + (0.0 if ahead.recomputes else copied_bytes(self.mlp, ahead))
+        return kept + copies + self.mixer.saved_bytes(ahead) + self.mlp.saved_bytes(ahead)
+
+    def working_bytes(self, ahead: ForwardPass) -> float:
+        """Return the most that its backward pass holds at once beside what was kept, its weights' gradients included.
+
+        First the mlp's, then the mixer's; by then what the mlp kept is gone and the gradients of its weights are there.
+        """
+        width = self.mixer.shape.width
+        flowing = ahead.residuals(width) + ahead.numbers(width)  # gradient of the stream, and of what is added to it
+        mlp_copies = copied_bytes(self.mlp, ahead)
+        again = mlp_copies if ahead.recomputes else 0.0
+        given_back = self.mlp.saved_bytes(ahead) + (0.0 if ahead.recomputes else mlp_copies)
+        gradients = num_parameters(self.mlp) * ahead.weight_bytes
+        mixer = self.mixer.working_bytes(ahead) + gradients - given_back
+        return flowing + max(self.mlp.working_bytes(ahead) + again, mixer)
 
     @contextmanager
     def _second_time(self) -> Iterator[None]:

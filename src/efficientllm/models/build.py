@@ -20,8 +20,11 @@ def build_decoder(
     seed: int,
     device: str | torch.device,
     dtype: torch.dtype = torch.float32,
+    draws_on: torch.device | None = None,
 ) -> Decoder:
     """Return a decoder with its first weights, drawn from the seed.
+
+    Each type of device has random numbers of its own: `draws_on` makes the weights those of another one than `device`.
 
     Raises:
         UnknownNameError: no such size, preset, mixer, position or mlp.
@@ -31,7 +34,7 @@ def build_decoder(
     shape, settings, adjusted = matched(resolve_shape(settings, vocab_tokens), settings)
     decoder = assemble(shape, settings, device=device, dtype=dtype, seed=seed)
     decoder.adjusted = adjusted
-    initialise(decoder, seed, shape.num_layers)
+    initialise(decoder, seed, shape.num_layers, draws_on)
     return decoder
 
 

@@ -21,11 +21,11 @@ from efficientllm.records.window import Work
 _TRAIN_FACTOR = 3.0
 
 #: How often a step of training moves each weight's worth of bytes at least: the weight is read forward, backward and
-#: by the optimiser, and written; its gradient is written and read; two moments are read and written (AdamW).
-_TRAIN_PASSES = 10
+#: by the optimiser, and written; its gradient is written and read. The optimiser's state is read and written besides.
+_TRAIN_PASSES = 6
 
-#: … and how many such copies it touches: weight, gradient, two moments.
-_TRAIN_COPIES = 4
+#: … and how many such copies it touches: weight and gradient.
+_TRAIN_COPIES = 2
 
 
 def facts(decoder: Decoder, dtype_bytes: int, train_tokens: int, *, trains_in: torch.dtype | None = None) -> ModelFacts:
@@ -83,19 +83,26 @@ def cache_bytes_per_token(decoder: Decoder, dtype_bytes: int) -> float:
     return sum(block.mixer.cache_bytes_per_token(dtype_bytes) for block in _blocks(decoder))
 
 
-def train_work(decoder: Decoder, rows: int, tokens: int) -> Work:
+def train_work(decoder: Decoder, rows: int, tokens: int, state_bytes: float | None = None) -> Work:
     """Return the work of one optimiser step on `rows` rows of `tokens` tokens.
 
-    `moved_bytes` counts weights, gradients and AdamW's moments, and no activations: how often those cross the memory
-    depends on the implementation.
+    `moved_bytes` counts weights, gradients and the optimiser's state, and no activations: how often those cross the
+    memory depends on the implementation.
+
+    Args:
+        decoder: the model.
+        rows: of one step.
+        tokens: of a row.
+        state_bytes: the optimiser's on this device; None for two moments as large as the weights (AdamW).
     """
     weights = stored_bytes(decoder)
+    state = 2 * weights if state_bytes is None else state_bytes
     return Work(
         tokens=rows * tokens,
         samples=rows,
         model_flops=_TRAIN_FACTOR * rows * forward_flops(decoder, tokens),
-        moved_bytes=float(_TRAIN_PASSES * weights),
-        working_set_bytes=float(_TRAIN_COPIES * weights),
+        moved_bytes=float(_TRAIN_PASSES * weights + 2 * state),
+        working_set_bytes=float(_TRAIN_COPIES * weights + state),
     )
 
 

@@ -19,24 +19,24 @@ DEVIATION = 0.02
 _REFERENCE_WIDTH = 256
 
 
-def initialise(module: nn.Module, seed: int, num_layers: int) -> None:
+def initialise(module: nn.Module, seed: int, num_layers: int, draws_on: torch.device | None = None) -> None:
     """Draw the weights of all our dense and embedding layers; other parameters stay as they were made.
 
     A layer that writes to the residual stream is divided by sqrt(2 * num_layers) (GPT-2). The draw of a parameter
-    depends on the seed, its name and the type of device alone, so that two decoders which differ in one slot start
-    with the same numbers everywhere else.
+    depends on the seed, its name and the type of device (`draws_on`, or where it is) alone, so that two decoders which
+    differ in one slot start with the same numbers everywhere else.
     """
     with torch.no_grad():
         for name, part in module.named_modules():
             if isinstance(part, Linear):
-                _draw(part.weight, _deviation(part, num_layers), f"{name}.weight", seed)
+                _draw(part.weight, _deviation(part, num_layers), f"{name}.weight", seed, draws_on)
                 if part.bias is not None:
                     part.bias.zero_()
             elif isinstance(part, StackedLinear):
                 for number, weight in enumerate(part.weight):  # by its own name: whatever the number of experts
-                    _draw(weight, _deviation(part, num_layers), f"{name}.weight.{number}", seed)
+                    _draw(weight, _deviation(part, num_layers), f"{name}.weight.{number}", seed, draws_on)
             elif isinstance(part, Embedding):
-                _draw(part.weight, logit_deviation(part.embedding_dim), f"{name}.weight", seed)
+                _draw(part.weight, logit_deviation(part.embedding_dim), f"{name}.weight", seed, draws_on)
 
 
 def logit_deviation(width: int) -> float:
@@ -54,11 +54,12 @@ def _deviation(layer: Linear | StackedLinear, num_layers: int) -> float:
     return DEVIATION / math.sqrt(2 * num_layers) if layer.writes_residual else DEVIATION
 
 
-def _draw(weight: Tensor, deviation: float, name: str, seed: int) -> None:
-    generator = torch.Generator(weight.device)
+def _draw(weight: Tensor, deviation: float, name: str, seed: int, draws_on: torch.device | None) -> None:
+    device = draws_on or weight.device
+    generator = torch.Generator(device)
     generator.manual_seed(zlib.crc32(f"{seed}:{name}".encode()))
     for rows in _row_blocks(weight):
-        rows.copy_(torch.randn(rows.shape, generator=generator, device=weight.device) * deviation)
+        rows.copy_(torch.randn(rows.shape, generator=generator, device=device) * deviation)
 
 
 def _row_blocks(weight: Tensor) -> Iterator[Tensor]:

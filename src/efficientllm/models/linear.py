@@ -67,7 +67,7 @@ def stored_bytes(module: nn.Module) -> int:
     stored = [parameter for parameter in module.parameters() if parameter.device.type != "meta"]
     # a share may be empty, and then has no storage to tell it by
     shares = sum(parameter.nbytes for parameter in stored if hasattr(parameter, "to_local"))
-    held = {p.untyped_storage().data_ptr(): p.nbytes for p in stored if not hasattr(p, "to_local")}
+    held = {p.untyped_storage()._cdata: p.nbytes for p in stored if not hasattr(p, "to_local")}
     return shares + sum(held.values())
 
 

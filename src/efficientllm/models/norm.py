@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from efficientllm.models.forward_pass import ForwardPass
 from efficientllm.models.shape import Shape
 
 
@@ -55,6 +56,14 @@ def make_norm(shape: Shape) -> nn.Module:
     """Return the norm that this shape has before a sublayer and before the head."""
     kinds = {"rms": RMSNorm, "layer": LayerNorm}
     return kinds[shape.norm](shape.width, shape.norm_eps)
+
+
+def norm_bytes(norm: nn.Module, ahead: ForwardPass) -> float:
+    """Return what a norm of the residual stream keeps: what came in (see `norm_inputs`), and statistics."""
+    width = norm.weight.numel()  # type: ignore[operator]
+    if isinstance(norm, LayerNorm) or ahead.compiled:
+        return ahead.residuals(width) + ahead.floats(2 if isinstance(norm, LayerNorm) else 1)
+    return ahead.norm_inputs(width, ahead.residual_bytes) + ahead.floats(1)
 
 
 def _inverse_rms(x: Tensor, eps: Tensor) -> Tensor:

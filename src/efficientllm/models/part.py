@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+if TYPE_CHECKING:
+    from efficientllm.models.forward_pass import ForwardPass
 
 
 class Part(nn.Module):
@@ -50,6 +53,21 @@ class Part(nn.Module):
             gradients: whether a backward pass follows.
         """
         return ""
+
+    def saved_bytes(self, ahead: ForwardPass) -> float:
+        """Return the bytes that a forward pass in training keeps for the backward pass, each storage once.
+
+        What it is given counts where it is kept in a type or form of its own, as by the first product; weights, and
+        copies of them in the products' type, do not.
+
+        Raises:
+            NotImplementedError: the part does not say so; a run's memory cannot be predicted with it.
+        """
+        raise NotImplementedError
+
+    def working_bytes(self, ahead: ForwardPass) -> float:
+        """Return the most that its backward pass holds at once beside what was kept and the gradients of weights."""
+        raise NotImplementedError
 
     def losses(self) -> dict[str, Tensor]:
         """Return the auxiliary losses of the last forward pass in training, weighed, as scalars with gradients.

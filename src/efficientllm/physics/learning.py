@@ -22,15 +22,21 @@ _AGREE = 0.01
 
 
 def tokens_accounted(measurement: Measurement, window: Window) -> list[Finding]:
-    """Tokens fed = steps times tokens a step = the budget, to the last step (`tokens_unaccounted`)."""
+    """Tokens fed = steps times tokens a step = the budget, to the last step (`tokens_unaccounted`).
+
+    Of a run that went on from a checkpoint the curve holds all steps, the measured segment only those since.
+    """
     fed = measurement.figures.get("tokens_fed")
     settings, per_step = measurement.trial.settings, window.work.tokens
     if fed is None or window.name not in ("curve", "train") or not per_step:
         return []
     series = window.find("loss") if window.name == "curve" else window.find("step_s")
     seen = per_step * len(series.values) if series else 0
-    if seen > fed or (window.name == "curve" and seen != fed):
-        return impossible(window, "tokens_unaccounted", f"its steps hold {seen} tokens, but {fed:.0f} were fed")
+    before = measurement.figures.get("resumed_step", 0.0) * per_step if window.name == "train" else 0.0
+    if seen > fed - before or (window.name == "curve" and seen != fed):
+        since = f" since step {measurement.figures['resumed_step']:.0f}" if before else ""
+        text = f"its steps hold {seen} tokens, but {fed - before:.0f} were fed{since}"
+        return impossible(window, "tokens_unaccounted", text)
     done = measurement.outcome == "ok" and isinstance(settings, PretrainSettings)
     if done and isinstance(settings, PretrainSettings) and abs(fed - settings.tokens) >= per_step:
         return impossible(window, "tokens_unaccounted", f"{fed:.0f} tokens were fed of a budget of {settings.tokens}")

@@ -117,9 +117,10 @@ def _stage_trials(
     tried: Sequence[Measurement],
 ) -> Iterator[Trial]:
     sources: list[Trial | None] = list(parents) if stage.source else [None]
-    for parent, values in itertools.product(sources, _product(stage.axes)):
+    for parent, values in itertools.product(sources, _product(stage.axes, stage.one_at_a_time)):
         settings = _settings(recipe, stage, device, values, parent)
-        axes = {**(parent.axes if parent else {}), **_labels(settings, values)}
+        labels = _labels(settings, values)
+        axes = {**(parent.axes if parent else {}), **labels}
         selected = None
         if stage.select is not None:
             settings, selected = _selected(recipe, stage, device, values, parent, axes, tried)
@@ -139,6 +140,7 @@ def _stage_trials(
             axes=axes,
             baseline=_matches(recipe.baseline, axes) if recipe.baseline else False,
             selected=selected,
+            name=_lever(labels, values, stage.axes) if stage.one_at_a_time else "",
         )
 
 
@@ -184,9 +186,20 @@ def _settings(recipe: Recipe, stage: Stage, device: str, values: dict[str, Any],
     return replaced
 
 
-def _product(axes: dict[str, tuple[Any, ...]]) -> Iterator[dict[str, Any]]:
-    for values in itertools.product(*axes.values()):
-        yield dict(zip(axes, values, strict=True))
+def _product(axes: dict[str, tuple[Any, ...]], one_at_a_time: bool = False) -> Iterator[dict[str, Any]]:
+    """Yield axis -> value for each combination.
+
+    >>> [tuple(values.values()) for values in _product({"a": (0, 1, 2), "b": (0, 1)}, one_at_a_time=True)]
+    [(0, 0), (1, 0), (2, 0), (0, 1)]
+    """
+    if not one_at_a_time:
+        for values in itertools.product(*axes.values()):
+            yield dict(zip(axes, values, strict=True))
+        return
+    first = {key: values[0] for key, values in axes.items()}
+    yield first
+    for key, values in axes.items():
+        yield from ({**first, key: value} for value in values[1:])
 
 
 def _labels(settings: Settings, values: dict[str, Any]) -> dict[str, str]:
@@ -195,6 +208,12 @@ def _labels(settings: Settings, values: dict[str, Any]) -> dict[str, str]:
         chosen = getattr(settings, key, value)
         labels[key] = chosen.label() if isinstance(chosen, Choice) else str(value)
     return labels
+
+
+def _lever(labels: dict[str, str], values: dict[str, Any], axes: dict[str, tuple[Any, ...]]) -> str:
+    """Return which axis has another value than its first, and which one; `none` if all have their first."""
+    moved = [f"{key}={labels[key]}" for key, value in values.items() if value is not axes[key][0]]
+    return moved[0] if moved else "none"
 
 
 def _because(stage: Stage, axes: dict[str, str]) -> str:

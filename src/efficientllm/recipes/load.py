@@ -20,7 +20,7 @@ from efficientllm.records.protocol import PROTOCOLS, Protocol
 from efficientllm.records.settings import SETTINGS, Settings
 
 _TOP = ("name", "title", "device", "repeats", "seed", "order", "protocol", "baseline", "stages")
-_STAGE = ("name", "workload", "axes", "from", "per_device", "skip", "select", "repeats")
+_STAGE = ("name", "workload", "axes", "from", "per_device", "skip", "select", "repeats", "one_at_a_time")
 _DEVICES = ("auto", "cpu", "cuda")
 #: In place of an axis' list: every entry of its folder, so that a new one is covered by being there.
 _ALL = "all"
@@ -114,6 +114,7 @@ def _stage(raw: Any, index: int, file: str) -> Stage:
         kind=kind,
         settings=settings,
         axes=axes,
+        one_at_a_time=_typed(raw, "one_at_a_time", bool, False, f"{file}: stages.{name}"),
         source=str(raw.get("from", "")),
         per_device=_per_device(raw.get("per_device", {}), fields, file, name),
         skip=_skips(raw.get("skip", []), file),

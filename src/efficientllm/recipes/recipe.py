@@ -24,6 +24,9 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         settings: the keys that are set, before axes; values as YAML gave them.
         axes: settings key -> the values it takes; the product of all axes is the stage's trials.
+        one_at_a_time: whether, in place of the product, only those combinations are tried in which at most one axis has
+            another value than its first: what each lever does on its own. A row is then named by what is
+            changed: `offload=weights`.
         source: name of the stage whose artifacts this one takes (`from:` in YAML), or empty.
         per_device: kind of device -> settings that replace the above on it.
         skip: combinations left out; each maps axes to values and says `because`.
@@ -36,6 +39,7 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
     kind: type[Settings]
     settings: dict[str, Any] = {}
     axes: dict[str, tuple[Any, ...]] = {}
+    one_at_a_time: bool = False
     source: str = ""
     per_device: dict[str, dict[str, Any]] = {}
     skip: tuple[dict[str, Any], ...] = ()

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from efficientllm import catalog
-from efficientllm.errors import RecipeError
+from efficientllm.errors import RecipeError, UnknownNameError, UserError
 from efficientllm.records.choice import Choice
 from efficientllm.records.settings import Settings, slot_of
 from efficientllm.registry import file_sha256
@@ -19,7 +19,7 @@ def resolve(kind: type[Settings], values: dict[str, Any], file: str, where: str)
     """Convert a stage's plain values to its settings struct.
 
     Raises:
-        RecipeError: a value of the wrong type or out of bounds.
+        RecipeError: a value of the wrong type or out of bounds, or values that do not go together.
         UnknownNameError: a choice that no entry has.
     """
     plain = dict(values)
@@ -30,6 +30,10 @@ def resolve(kind: type[Settings], values: dict[str, Any], file: str, where: str)
         return msgspec.convert({**plain, "workload": kind.__struct_config__.tag}, kind)
     except msgspec.ValidationError as error:
         raise RecipeError(_sentence(str(error), plain, f"{file}: {where}")) from error
+    except UnknownNameError:
+        raise
+    except UserError as error:  # values that do not go together; the message names their keys
+        raise RecipeError(f"{file}: {where}: {error}") from error
 
 
 def _choice(slot: str, value: Any, where: str) -> dict[str, Any]:

@@ -45,6 +45,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
         axes: label; axis -> value, for all axes that led here (those of the parent's stage too).
         baseline: label; whether the recipe names these axes' values as the baseline.
         selected: label; the choice that set one of the settings, if an earlier stage was to make it.
+        name: label; the row's name, where it is another than the values of all axes.
     """
 
     id: str
@@ -59,15 +60,16 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     axes: dict[str, str] = {}
     baseline: bool = False
     selected: Selected | None = None
+    name: str = ""
 
     def technique(self) -> str:
-        """Return the row's name: the values of its axes.
+        """Return the row's name: its own, or the values of its axes.
 
         >>> from efficientllm.records.examples import example_trial
         >>> example_trial(axes={"mixer": "mla", "mlp": "moe"}).technique()
         'mla moe'
         """
-        return " ".join(self.axes.values()) or self.settings_workload()
+        return self.name or " ".join(self.axes.values()) or self.settings_workload()
 
     def settings_workload(self) -> str:
         """Return the workload's name, for example `pretrain`."""
@@ -86,6 +88,7 @@ def make_trial(
     axes: dict[str, str] | None = None,
     baseline: bool = False,
     selected: Selected | None = None,
+    name: str = "",
 ) -> Trial:
     """Build a trial with its id: a hash of what is measured, not of what it is called.
 
@@ -114,6 +117,7 @@ def make_trial(
         axes=axes or {},
         baseline=baseline,
         selected=selected,
+        name=name,
     )
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from efficientllm.records.measurement import Measurement
 
-#: How many crashes of one trial in one environment are enough.
+#: How many crashes of one trial in one environment, from the same step on, are enough.
 MOST_CRASHES = 2
 _FINAL = frozenset({"ok", "oom", "unsupported", "invalid", "diverged"})
 
@@ -26,7 +27,8 @@ def standing(attempts: Sequence[Measurement]) -> Measurement | None:
     """Return the attempt that makes another one needless, or None if the trial is to be run (again).
 
     Done is what ended as ok, oom, unsupported, invalid or diverged: of several the first, so that a later one never
-    changes a table. Done is also what crashed twice. What was interrupted is run again, what crashed, once more.
+    changes a table. Done is also what crashed twice. What was interrupted is run again, what crashed, once more; one
+    that went on from a checkpoint and crashed begins elsewhere than the one before, so that it counts by itself.
 
     Args:
         attempts: of one trial in one environment.
@@ -36,7 +38,8 @@ def standing(attempts: Sequence[Measurement]) -> Measurement | None:
     crashed = [measurement for measurement in ordered if measurement.outcome == "crashed"]
     if final:
         return final[0]
-    return crashed[-1] if len(crashed) >= MOST_CRASHES else None
+    begun_at = Counter(measurement.figures.get("resumed_step", 0.0) for measurement in crashed)
+    return crashed[-1] if any(count >= MOST_CRASHES for count in begun_at.values()) else None
 
 
 def counted(measurements: Iterable[Measurement]) -> tuple[list[Measurement], list[Measurement]]:

@@ -2,7 +2,7 @@
 
     RESULTS/<study>/measurements/<measurement id>.json   the truth
     RESULTS/<study>/recipes/<hash>.yaml                  the recipes that were run
-    RESULTS/<study>/artifacts/<trial id>/                checkpoints and adapters
+    RESULTS/<study>/artifacts/<trial id>/                models; while a training runs, what it goes on from
     RESULTS/<study>/index.sqlite                         a cache of `index`, deletable at any time
     RESULTS/.archive/<study>-<UTC time>/                 what --fresh put aside
 

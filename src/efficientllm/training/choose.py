@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -13,12 +13,22 @@ from efficientllm import registry
 from efficientllm.errors import UserError, did_you_mean
 from efficientllm.records.choice import Choice
 from efficientllm.records.training_settings import TrainingSettings
-from efficientllm.training.optimizers._contract import OptimizerEntry, parameter_groups
+from efficientllm.training.offload import HostOptimizer
+from efficientllm.training.optimizers._contract import Groups, OptimizerEntry, parameter_groups
 from efficientllm.training.schedules._contract import ScheduleEntry
 
 
-def load_optimizer(settings: TrainingSettings, model: torch.nn.Module) -> torch.optim.Optimizer:
-    """Return the optimiser of a model's trained parameters.
+def load_optimizer(
+    settings: TrainingSettings,
+    model: torch.nn.Module,
+    homes: Mapping[torch.nn.Parameter, torch.Tensor] | None = None,
+) -> torch.optim.Optimizer | HostOptimizer:
+    """Return the optimiser of a model's trained parameters, in the host's memory if the settings offload it.
+
+    Args:
+        settings: which one.
+        model: its parameters are on the device.
+        homes: as in `HostOptimizer`.
 
     Raises:
         UnknownNameError: no such optimiser.
@@ -28,8 +38,24 @@ def load_optimizer(settings: TrainingSettings, model: torch.nn.Module) -> torch.
     entry = _load("optimizer", settings.optimizer, OptimizerEntry)
     _check_options("optimizer", settings.optimizer, entry.build)
     groups = parameter_groups(model, settings)
-    made: torch.optim.Optimizer = entry.build(groups, settings, **settings.optimizer.options)
-    return made
+
+    def build(groups: Groups) -> torch.optim.Optimizer:
+        made: torch.optim.Optimizer = entry.build(groups, settings, **settings.optimizer.options)
+        return made
+
+    return build(groups) if settings.offload == "none" else HostOptimizer(groups, build, settings, homes)
+
+
+def state_bytes_on_device(settings: TrainingSettings, model: torch.nn.Module) -> int:
+    """Return the bytes of the optimiser's state that lie on the device of a model.
+
+    Raises:
+        As `load_optimizer`.
+    """
+    if settings.offload != "none":
+        return 0
+    entry = _load("optimizer", settings.optimizer, OptimizerEntry)
+    return sum(entry.state_bytes(p.shape, p.dtype) for p in model.parameters() if p.requires_grad)
 
 
 def load_schedule(settings: TrainingSettings) -> Callable[[float], float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -18,9 +19,14 @@ from efficientllm.models.decoder import Decoder
 from efficientllm.records.settings import PretrainSettings
 from efficientllm.training.blocks import prepare_blocks
 from efficientllm.training.choose import load_optimizer, load_schedule
+from efficientllm.training.clipping import clipped_step
+from efficientllm.training.offload import HostOptimizer
+from efficientllm.training.optimizers._contract import set_rate
 from efficientllm.training.parallel import Shards
 from efficientllm.training.ranks import ALONE, Ranks
 from efficientllm.training.schedules._contract import learning_rate
+from efficientllm.training.streaming import StreamedLayers
+from efficientllm.training.tokens import StepTokens
 
 
 class TrainLoop:
@@ -28,8 +34,9 @@ class TrainLoop:
 
     Several ranks take each its rows of a step and its share of the weights; loss and figures are then means over them.
 
-    Weights stay in float32; with another dtype the forward pass runs under autocast. Auxiliary losses of the model's
-    parts are differentiated with the loss, and stay out of what is returned and checked.
+    Weights in float32 stay so: with another dtype the forward pass runs under autocast. Auxiliary losses of the model's
+    parts are differentiated with the loss, and stay out of what is returned and checked. With `offload: weights` the
+    decoder comes in the host's memory.
 
     Attributes:
         watched: (name, unit) -> what else the last step said: `auxiliary_loss`, `expert_load_max_ratio` (see
@@ -46,15 +53,16 @@ class TrainLoop:
         ranks: Ranks = ALONE,
     ) -> None:
         self.decoder, self.settings = decoder, settings
-        self._device, self._text = device, text
-        self._order = TrainOrder(text.num_tokens, settings.sequence_tokens, seed, ranks.rank, ranks.world)
+        self._device = device
+        order = TrainOrder(text.num_tokens, settings.sequence_tokens, seed, ranks.rank, ranks.world)
+        self._tokens = StepTokens(text, order, settings, device.torch_device())
         prepare_blocks(decoder, settings)
+        self._streamed = StreamedLayers(decoder, device.torch_device()) if settings.offload == "weights" else None
         self.shards = Shards(decoder, settings, ranks)
         self._rate = functools.partial(
             learning_rate, load_schedule(settings), settings.learning_rate, settings.warmup_ratio
         )
-        self._optimizer = load_optimizer(settings, decoder)
-        self._rows = settings.rows_per_step // ranks.world
+        self._optimizer = load_optimizer(settings, decoder, self._streamed.homes if self._streamed else None)
         self.num_steps = max(1, settings.tokens // (settings.rows_per_step * settings.sequence_tokens))
         self.steps_done = 0
         self.first_loss = math.nan
@@ -70,20 +78,36 @@ class TrainLoop:
         """Steps until the budget is used."""
         return self.num_steps - self.steps_done
 
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """What changes the weights, or those that stand for them in the host's memory."""
+        held = self._optimizer
+        return held.inner if isinstance(held, HostOptimizer) else held
+
+    @property
+    def hosts(self) -> Mapping[torch.nn.Parameter, torch.Tensor]:
+        """Parameter -> the tensor in the host's memory that counts in its place, where the optimiser is there."""
+        return self._optimizer.hosts if isinstance(self._optimizer, HostOptimizer) else {}
+
+    def go_on(self, steps_done: int, first_loss: float) -> None:
+        """Count on from there; weights and what the optimiser remembers have been put in place (`checkpoint.py`)."""
+        self.steps_done, self.first_loss = steps_done, first_loss
+
     def step(self) -> float:
         """Take one optimiser step; return its mean loss in nats a token, without auxiliary losses.
 
         Raises:
             Diverged: the loss is not finite, or far above where it began.
         """
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._rate(self.steps_done, self.num_steps)
+        set_rate(self._optimizer.param_groups, self._rate(self.steps_done, self.num_steps))
         losses = self._gradients()
-        self._optimizer.step()
+        self._change_weights()
         self._optimizer.zero_grad(set_to_none=True)
         seen = self._seen(losses)
         self.decoder.after_step()
         self.steps_done += 1
+        if self.steps_left:
+            self._tokens.fetch(self.steps_done)  # while the device is still at work on this step
         means = self.shards.ranks.mean_(torch.stack(list(seen.values())))
         value, *others = means.tolist()  # all that is read of the device, at once
         self.watched = dict(zip(list(seen)[1:], others, strict=True))
@@ -99,20 +123,23 @@ class TrainLoop:
                 count.zero_()
 
     def _gradients(self) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
-        """Leave the step's gradients, clipped; return the losses of its passes."""
-        rows = self._order.rows(self.steps_done, self._rows)
-        size = self.settings.micro_batch
-        starts = range(0, self._rows, size)
-        losses = [self._forward_backward(rows[i : i + size], last=i == starts[-1]) for i in starts]
-        self.shards.after_passes()
-        if self.settings.clip_norm:
-            self.shards.clip_(self.settings.clip_norm)
+        """Leave the step's gradients, those that lie over ranks clipped; return the losses of its passes."""
+        micro_batches = self._tokens.of(self.steps_done)
+        losses = []
+        for number, tokens_BT in enumerate(micro_batches, start=1):
+            self.shards.before_pass(last=number == len(micro_batches))
+            losses.append(self._forward_backward(tokens_BT))
+        self.shards.after_passes(self.settings.clip_norm)
         return losses
 
-    def _forward_backward(self, starts: Any, *, last: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
-        rows_BT = self._text.rows(starts, self.settings.sequence_tokens)
-        tokens_BT = torch.from_numpy(rows_BT).to(self._device.torch_device(), non_blocking=True)
-        self.shards.before_pass(last=last)
+    def _change_weights(self) -> None:
+        """Let the optimiser step; alone, it scales the gradients while it reads them."""
+        if isinstance(self._optimizer, HostOptimizer) or not self.shards.ranks.alone:
+            self._optimizer.step()
+        else:
+            clipped_step(self._optimizer, self.settings.clip_norm)
+
+    def _forward_backward(self, tokens_BT: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         with self.autocast():
             loss, extra = self.decoder.losses(tokens_BT[:, :-1], tokens_BT[:, 1:])
         ((loss if extra is None else loss + extra) / self.settings.passes).backward()
@@ -130,10 +157,21 @@ class TrainLoop:
         return seen
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """Return the context of the forward pass: autocast to the settings' dtype, nothing for float32."""
-        if self.settings.dtype == "float32":
+        """Return the context of the forward pass: autocast to the settings' dtype, nothing where the weights have it.
+
+        Autocast would keep its copies of all weights to the end of the forward pass; where layers are to leave nothing
+        behind, it makes them anew.
+        """
+        settings = self.settings
+        if settings.dtype == settings.weights_dtype:
             return contextlib.nullcontext()
-        return torch.autocast(self._device.torch_device().type, dtype=getattr(torch, self.settings.dtype))
+        keeps = settings.activation_checkpointing != "full" and settings.offload != "weights"
+        kind, dtype = self._device.torch_device().type, getattr(torch, settings.dtype)
+        return torch.autocast(kind, dtype=dtype, cache_enabled=keeps)
+
+    def at_rest(self) -> contextlib.AbstractContextManager[None]:
+        """Return a context in which all weights can be read and filled, wherever they live, but not computed with."""
+        return contextlib.nullcontext() if self._streamed is None else self._streamed.at_rest()
 
     def _check(self, loss: float) -> None:
         if self.steps_done == 1:

@@ -55,8 +55,8 @@ class Shards:
         if not self.ranks.alone:
             self.decoder.set_requires_gradient_sync(last)  # type: ignore[operator] # FSDP2 mixes it into the module
 
-    def after_passes(self) -> None:
-        """Average the small ones' gradients over ranks, and sum what the parts counted in this step."""
+    def after_passes(self, clip_norm: float) -> None:
+        """Average the small ones' gradients over ranks, sum what the parts counted in this step, and clip (0: not)."""
         if self.ranks.alone:
             return
         trained = [parameter for parameter in self._whole if parameter.requires_grad]
@@ -65,12 +65,11 @@ class Shards:
                 parameter.grad = torch.zeros_like(parameter)
         _together([p.grad for p in trained if p.grad is not None], self.ranks.mean_)
         _together([count for part in self.decoder.parts() for count in part.step_counts()], self.ranks.sum_)
+        if clip_norm:
+            self._clip(clip_norm)
 
-    def clip_(self, max_norm: float) -> None:
+    def _clip(self, max_norm: float) -> None:
         """Scale all gradients down to a global norm, taken over the shares of all ranks."""
-        if self.ranks.alone:
-            torch.nn.utils.clip_grad_norm_(self.decoder.parameters(), max_norm)
-            return
         shares = [local(p.grad) for p in self.decoder.parameters() if p.grad is not None and is_share(p)]
         wholes = [p.grad for p in self._whole if p.grad is not None]
         squares = self.ranks.sum_(_squares(shares, self.decoder.device)) + _squares(wholes, self.decoder.device)

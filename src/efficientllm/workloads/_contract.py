@@ -50,8 +50,17 @@ class Recorder(Protocol):
         """Time a part of start-up or tear-down (`load`, `warmup` …)."""
         ...
 
-    def warm_up(self, step: Callable[[], object], *, max_steps: int | None = None) -> int:
-        """Call `step` until step time is steady, as the protocol says; return how often it was called."""
+    def warm_up(
+        self,
+        step: Callable[[], object],
+        *,
+        max_steps: int | None = None,
+        after: Callable[[], object] | None = None,
+    ) -> int:
+        """Call `step` until step time is steady, as the protocol says; return how often it was called.
+
+        `after` is called after each step, outside of its time.
+        """
         ...
 
     def attempt(self, name: str, coordinates: dict[str, int]) -> AbstractContextManager[None]:
@@ -107,22 +116,29 @@ class Job:
 
     Attributes:
         trial: what to do.
+        environment: id of the environment, code included, that checkpoints belong to.
+        checkpoints: folder of this trial's checkpoints in this environment, from which it goes on after it was
+            stopped; None if it keeps none.
         device: where.
         recorder: whom to tell.
         artifact: folder for what this trial leaves (a checkpoint), or None if nobody takes it.
         parent_artifact: folder that the parent trial left, or None.
         cache: folder for token files and tokenizers, shared by all trials of all studies.
         threads: processor threads to use.
+        matmul_peak_flop_per_s: as in `bench.job.JobFile`.
         ranks: which of the processes this is that run the trial together; each records what it sees.
     """
 
     trial: Trial
+    environment: str
+    checkpoints: Path | None
     device: Device
     recorder: Recorder
     artifact: Path | None
     parent_artifact: Path | None
     cache: Path
     threads: int
+    matmul_peak_flop_per_s: float = 0.0
     ranks: Ranks = ALONE
 
 

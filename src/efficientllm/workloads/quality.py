@@ -15,6 +15,7 @@ from efficientllm.devices._contract import Device
 from efficientllm.models.decoder import Decoder
 from efficientllm.records.model_settings import ModelSettings
 from efficientllm.records.window import Work
+from efficientllm.training.evaluate import as_it_is
 from efficientllm.workloads._contract import Recorder
 
 #: rows of tokens -> (sum of nats over the scored tokens, how many were scored).
@@ -56,14 +57,14 @@ def _score(
 
 
 def decoder_scorer(decoder: Decoder, settings: ModelSettings) -> Scorer:
-    """Return a scorer over a decoder that is in training form: its weights, its autocast type."""
+    """Return a scorer over a decoder that is in training form: its weights, its autocast type if that is another."""
     autocast: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
-    if settings.dtype != "float32":
-        kind = next(decoder.parameters()).device.type
-        autocast = torch.autocast(kind, dtype=getattr(torch, settings.dtype))
+    dtype = getattr(torch, settings.dtype)
+    if dtype != decoder.dtype:
+        autocast = torch.autocast(decoder.device.type, dtype=dtype)
 
     def score(rows_BT: torch.Tensor) -> tuple[float, int]:
-        with torch.inference_mode(), autocast:
+        with torch.inference_mode(), autocast, as_it_is(settings):
             nats, count = decoder.loss_sum(rows_BT[:, :-1], rows_BT[:, 1:])
         return float(nats), int(count)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from efficientllm.analysis.curve import why_no_time
 from efficientllm.analysis.metrics._contract import Absent, MetricEntry
 from efficientllm.analysis.metrics._reading import why_absent
 from efficientllm.analysis.metrics._target import reached
@@ -25,6 +26,9 @@ def energy_to_loss_j(measurement: Measurement, window: Window) -> float | Absent
     found = reached(measurement)
     if isinstance(found, Absent):
         return found
+    resumed = why_no_time(measurement)
+    if resumed:
+        return Absent(resumed)
     if not found.curve.joules:
         return why_absent(measurement, window, "energy_j")
     return found.curve.joules[found.step]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from efficientllm.analysis.curve import why_no_time
 from efficientllm.analysis.metrics._contract import Absent, MetricEntry
 from efficientllm.analysis.metrics._target import reached
 from efficientllm.analysis.table import Column
@@ -22,7 +23,10 @@ def time_to_loss_s(measurement: Measurement, window: Window) -> float | Absent:
     'censored: a training loss of 1.00 was not reached in 400 tokens, whose last is 2.00'
     """
     found = reached(measurement)
-    return found if isinstance(found, Absent) else found.curve.seconds[found.step]
+    if isinstance(found, Absent):
+        return found
+    resumed = why_no_time(measurement)
+    return Absent(resumed) if resumed else found.curve.seconds[found.step]
 
 
 ENTRY = MetricEntry(

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from efficientllm.models.linear import is_low_precision
+from efficientllm.models.mixers._between_chunks import carried, solved
 
 #: Tokens of a chunk at most. The vector decay of rwkv7 is taken relative to the middle of its chunk, so its factors
 #: stay below exp(0.61 * 64 / 2) = 3e8, far from float32's end.
@@ -110,7 +111,7 @@ def state_space(
     local_BCLNW = c.product(weights_BCNLL, v_BCLNW.transpose(2, 3)).transpose(2, 3)
     kept_BCLNW = v_BCLNW * decays.leaving_BCNL.mT[..., None]
     write_BCHNW = c.product(k_BCLH.mT, kept_BCLNW.flatten(3)).unflatten(3, v_BCLNW.shape[3:])
-    before_BCHNW, last_BHNW = _carry(decays.whole_BCN[:, :, None, :, None], write_BCHNW, start_BHNW)
+    before_BCHNW, last_BHNW = carried(decays.whole_BCN[:, :, None, :, None], write_BCHNW, start_BHNW)
     read_BCLNW = c.product(q_BCLH, before_BCHNW.flatten(3)).unflatten(3, v_BCLNW.shape[3:])
     out_BCLNW = torch.addcmul(local_BCLNW, read_BCLNW, decays.entering_BCNL.mT[..., None])
     return out_BCLNW.flatten(1, 2)[:, : c.num_tokens], last_BHNW
@@ -136,7 +137,7 @@ def gated_delta(
     kb_BCNLH = k_BCNLH * beta_BCNL1
     system_BCNLL = (kb_BCNLH @ k_BCNLH.mT * decays.upto_BCNLL).masked_fill(~c.before_LL, 0.0)
     entering_BCNL1 = decays.entering_BCNL[..., None]
-    written = _solve(system_BCNLL, torch.cat((v_BCNLW * beta_BCNL1, -kb_BCNLH * entering_BCNL1), -1))
+    written = solved(c.product, system_BCNLL, torch.cat((v_BCNLW * beta_BCNL1, -kb_BCNLH * entering_BCNL1), -1))
     return _read_and_carry(
         c,
         q_BCNLH * entering_BCNL1,
@@ -170,9 +171,11 @@ def vector_delta(
     middle_BCN1H = sum_BCNLH[..., c.chunk_tokens // 2, None, :]
     since_BCNLH, until_BCNLH = (sum_BCNLH - middle_BCN1H).exp(), (middle_BCN1H - sum_BCNLH).exp()
     a_since_BCNLH = a_BCNLH * (sum_BCNLH - g_BCNLH - middle_BCN1H).exp()  # a reads the state before the token's decay
-    readers = torch.cat((q_BCNLH * since_BCNLH, a_since_BCNLH), 3)
     writers = torch.cat((k_BCNLH * until_BCNLH, b_BCNLH * until_BCNLH), 3)
-    of_q, of_a = (readers @ writers.mT).split(c.chunk_tokens, 3)
+    q_since_BCNLH = q_BCNLH * since_BCNLH
+    # float16 ends before these factors do
+    of_q = q_since_BCNLH @ writers.mT if c.factors == torch.float16 else c.product(q_since_BCNLH, writers.mT)
+    of_a = a_since_BCNLH @ writers.mT
     qk_BCNLL, qb_BCNLL = (x.masked_fill(~c.upto_LL, 0.0) for x in of_q.split(c.chunk_tokens, 4))
     ak_BCNLL, ab_BCNLL = (x.masked_fill(~c.before_LL, 0.0) for x in of_a.split(c.chunk_tokens, 4))
     entering_BCNLH, before_BCNLH = sum_BCNLH.exp(), (sum_BCNLH - g_BCNLH).exp()
@@ -181,7 +184,7 @@ def vector_delta(
         entering_BCNLH, before_BCNLH = (x * c.enters_BC1L[..., None] for x in (entering_BCNLH, before_BCNLH))
         leaving_BCNLH = leaving_BCNLH * c.leaves_BC1L[..., None]
         whole_BCNH1 = whole_BCNH1 * c.goes_on_BC[:, :, None, None, None]
-    found = _solve(-ab_BCNLL, torch.cat((c.product(ak_BCNLL, v_BCNLW), a_BCNLH * before_BCNLH), -1))
+    found = solved(c.product, -ab_BCNLL, torch.cat((c.product(ak_BCNLL, v_BCNLW), a_BCNLH * before_BCNLH), -1))
     return _read_and_carry(
         c,
         q_BCNLH * entering_BCNLH,
@@ -224,12 +227,6 @@ class _ScalarDecays(NamedTuple):
         return cls(between_BCNLL.masked_fill(~c.upto_LL, -torch.inf).exp(), entering, leaving, whole)
 
 
-def _solve(below_BCNLL: Tensor, right_BCNLX: Tensor) -> Tensor:
-    """Return X of (I + below) X = right; the diagonal of `below` is not looked at."""
-    found: Tensor = torch.linalg.solve_triangular(below_BCNLL, right_BCNLX, upper=False, unitriangular=True)
-    return found
-
-
 def _read_and_carry(
     c: _Cut,
     read_BCNLH: Tensor,
@@ -259,19 +256,5 @@ def _read_and_carry(
     write, local = write_new[..., :width], read_new[..., :width]
     if write_BCNHW is not None and own_BCNLW is not None:
         write, local = write + write_BCNHW, local + own_BCNLW
-    before_BCNHW, last_BNHW = _carry(decay, write, start_BNHW, mix_BCNHH=write_new[..., width:])
+    before_BCNHW, last_BNHW = carried(decay, write, start_BNHW, write_new[..., width:], c.factors)
     return c.join(local + c.product(read_BCNLH + read_new[..., width:], before_BCNHW)), last_BNHW
-
-
-def _carry(
-    decay: Tensor, write_BC: Tensor, start_B: Tensor | None, mix_BCNHH: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Return the state before each chunk, and the last: state ← decay ∘ state + mix state + write."""
-    state_B = torch.zeros_like(write_BC[:, 0]) if start_B is None else start_B
-    before = []
-    mixes = [None] * write_BC.shape[1] if mix_BCNHH is None else mix_BCNHH.unbind(1)
-    for write_B, decay_B, mix_BNHH in zip(write_BC.unbind(1), decay.unbind(1), mixes, strict=True):
-        before.append(state_B)
-        kept_B = torch.addcmul(write_B, decay_B, state_B)
-        state_B = kept_B if mix_BNHH is None else kept_B + mix_BNHH @ state_B
-    return torch.stack(before, 1), state_B

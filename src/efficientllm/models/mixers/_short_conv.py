@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from efficientllm.models.forward_pass import ForwardPass
 from efficientllm.models.mixers._kernels import Kernel
 from efficientllm.models.mixers._runs import Runs, in_one_row
 
@@ -32,6 +35,8 @@ class ShortConv(nn.Module):
             runs: packed rows, of which tokens of different runs do not meet.
         """
         num_before = 0 if before is None else self.taps - 1
+        if before is None and runs is None and x_BTX.device.type == "cuda" and _OWN is not None:
+            return _OWN(x_BTX, self.weight, self.bias)
         if before is not None:
             x_BTX = torch.cat((before, x_BTX), 1)
         weight, bias = self.weight.to(x_BTX.dtype), None if self.bias is None else self.bias.to(x_BTX.dtype)
@@ -57,6 +62,15 @@ class ShortConv(nn.Module):
         y_BTX = torch.einsum("jbtx,xj->btx", torch.stack(self._delayed(x_BTX, runs)), self.weight.flip(1))
         return F.silu(y_BTX if self.bias is None else y_BTX + self.bias)
 
+    def saved_bytes(self, ahead: ForwardPass) -> float:
+        """Return what goes into the SiLU, with the padding before the first token; our kernel works it out again.
+
+        What the convolution takes and what it gives are the mixer's to count.
+        """
+        if ahead.kernels:
+            return 0.0
+        return float(ahead.rows * (ahead.tokens + self.taps - 1) * len(self.weight) * ahead.dtype_bytes)
+
     def flops_per_token(self) -> float:
         """Return two operations for each weight."""
         return 2.0 * self.weight.numel()
@@ -68,3 +82,17 @@ class ShortConv(nn.Module):
             before_BTX = F.pad(x_BTX, (0, 0, distance, 0))[:, : x_BTX.shape[1]]
             delayed.append(before_BTX if runs is None else before_BTX * runs.together(distance)[..., None])
         return delayed
+
+
+def _load() -> Callable[[Tensor, Tensor, Tensor | None], Tensor] | None:
+    """Return the kernels' operator, or None where torch knows no CUDA or Triton is missing."""
+    if torch.version.cuda is None:
+        return None
+    try:
+        from efficientllm.models.mixers._short_conv_kernel import short_conv
+    except ImportError:
+        return None
+    return short_conv
+
+
+_OWN = _load()

@@ -6,12 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from efficientllm.models.forward_pass import ForwardPass
 from efficientllm.models.linear import Linear
 from efficientllm.models.mixers._chunked import gated_delta
+from efficientllm.models.mixers._chunked_costs import chunk_gradients_bytes, gated_delta_bytes
 from efficientllm.models.mixers._contract import MixerEntry
 from efficientllm.models.mixers._decay import HeadDecay
 from efficientllm.models.mixers._kernels import Kernel
-from efficientllm.models.mixers._recurrent import Call, Mixed, RecurrentMixer, Tensors, count, refuse
+from efficientllm.models.mixers._recurrent import Call, Mixed, RecurrentMixer, Tensors, count, in_parts, refuse
 from efficientllm.models.mixers._runs import Runs
 from efficientllm.models.mixers._short_conv import ShortConv
 from efficientllm.models.norm import RMSNorm
@@ -72,8 +74,7 @@ class GatedDeltaNet(RecurrentMixer):
 
     def project(self, x_BTD: Tensor) -> Tensors:
         """Return what the convolution takes, gates, steps, and logits of β."""
-        parts: Tensors = self.proj(x_BTD).split(self.parts, -1)
-        return parts
+        return in_parts(self.proj, x_BTD, self.parts)
 
     def inputs(
         self, parts: Tensors, before: Tensor | None, runs: Runs | None, *, plain: bool
@@ -97,6 +98,28 @@ class GatedDeltaNet(RecurrentMixer):
             state_BNHW = state_BNHW + k_BTNH[:, t, :, :, None] @ new_BN1W
             read.append((q_BTNH[:, t, :, None, :] @ state_BNHW)[:, :, 0])
         return torch.stack(read, 1)
+
+    def outside_bytes(self, ahead: ForwardPass) -> float:
+        """Return what went in, the projections, what the convolution gives, lengths, and what is normed and gated."""
+        keys, _, values = self.channels
+        kept = ahead.numbers(self.shape.width + sum(self.parts)) + self.conv.saved_bytes(ahead)
+        if ahead.compiled:
+            return kept + ahead.numbers(sum(self.channels) + values) + ahead.floats(values + 3 * self.num_heads)
+        normed = ahead.numbers(3 * values) + ahead.norm_inputs(values, ahead.dtype_bytes)
+        return kept + ahead.floats(2 * keys + 7 * self.num_heads) + normed
+
+    def taken_bytes(self, ahead: ForwardPass) -> float:
+        """Return queries and keys at their length, decays, and what the convolution gives: values are a view of it."""
+        taken = 2 * self.channels[0] + sum(self.channels)
+        return 0.0 if ahead.compiled else ahead.numbers(taken) + ahead.floats(self.num_heads)
+
+    def chunk_bytes(self, ahead: ForwardPass) -> float:
+        """Return what `gated_delta` keeps."""
+        return gated_delta_bytes(ahead, self.num_heads, self.key_dim, self.value_dim)
+
+    def chunk_gradient_bytes(self, ahead: ForwardPass) -> float:
+        """Return those of the scores, of keys and values."""
+        return chunk_gradients_bytes(ahead, self.num_heads, 1, 2 * (self.key_dim + self.value_dim))
 
     def chunks(self, taken: Tensors, memory: Tensor | None, runs_BT: Tensor | None) -> Mixed:
         """Return the same in chunks."""

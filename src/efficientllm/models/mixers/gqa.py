@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from efficientllm.models.forward_pass import ForwardPass
 from efficientllm.models.linear import Linear
 from efficientllm.models.mixers._attention import attention, one_token_attention, reference_attention
+from efficientllm.models.mixers._attention_costs import attention_bytes, attention_working_bytes, repeats_keys
 from efficientllm.models.mixers._cache import AttentionCache
 from efficientllm.models.mixers._contract import Mixer, MixerEntry, State, causal_pairs
 from efficientllm.models.norm import RMSNorm
@@ -91,6 +93,25 @@ class GroupedQueryAttention(Mixer):
         window = self.shape.sliding_window
         return min(context, window or context) * self.cache_bytes_per_token(dtype_bytes)
 
+    def saved_bytes(self, ahead: ForwardPass) -> float:
+        """Return what went in, the projections, of which the values are a view, queries and keys, and the result."""
+        shape, turned = self.shape, ahead.rotates or self.shape.qk_norm
+        repeats = repeats_keys(ahead, self.q_rows > self.kv_rows, shape.sliding_window)
+        kept = ahead.numbers(shape.width) + attention_bytes(ahead, shape.num_heads, self.q_rows)
+        if not (repeats and turned):  # otherwise nothing is a view of them
+            kept += ahead.numbers(self.q_rows + 2 * self.kv_rows)
+        kept += ahead.numbers(self.q_rows + (0 if repeats else self.kv_rows)) if turned else 0.0
+        kept += ahead.numbers(2 * self.q_rows) if repeats else 0.0
+        if shape.qk_norm or ahead.turns_part:  # heads lie one after another: the output reads a copy of the result
+            kept += ahead.numbers(self.q_rows)
+        return kept + (self._norm_bytes(ahead) if shape.qk_norm else 0.0)
+
+    def working_bytes(self, ahead: ForwardPass) -> float:
+        """Return the gradients of the result, of queries, keys and values, and of the projections."""
+        rows = self.q_rows + 2 * self.kv_rows
+        repeated = 2 * self.q_rows if self.kv_rows < self.q_rows else 0
+        return ahead.numbers(self.q_rows + repeated + 2 * rows) + attention_working_bytes(ahead, self.q_rows)
+
     def checkpoint_names(self) -> dict[str, tuple[tuple[str, int], ...]]:
         """Return the names of Llama, Qwen2, Qwen3 and Mistral."""
         rows = (("q_proj", self.q_rows), ("k_proj", self.kv_rows), ("v_proj", self.kv_rows))
@@ -117,6 +138,13 @@ class GroupedQueryAttention(Mixer):
     def _write(self, mixed_BNTH: Tensor) -> Tensor:
         out_BTD: Tensor = self.out(mixed_BNTH.transpose(1, 2).flatten(2))
         return out_BTD
+
+    def _norm_bytes(self, ahead: ForwardPass) -> float:
+        """Return what the norms of queries and keys keep: statistics, and eager what went in."""
+        normed = self.q_rows + self.kv_rows
+        inputs = 0.0 if ahead.compiled else ahead.norm_inputs(normed, ahead.dtype_bytes)
+        heads = self.shape.num_heads + self.shape.num_kv_heads
+        return inputs + ahead.floats(heads)
 
     def _projection_flops(self) -> float:
         return self.qkv.flops_per_token() + self.out.flops_per_token()

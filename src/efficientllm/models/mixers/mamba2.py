@@ -7,12 +7,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from efficientllm.errors import UserError
+from efficientllm.models.forward_pass import ForwardPass
 from efficientllm.models.linear import Linear
 from efficientllm.models.mixers._chunked import state_space
+from efficientllm.models.mixers._chunked_costs import chunk_gradients_bytes, state_space_bytes
 from efficientllm.models.mixers._contract import MixerEntry
 from efficientllm.models.mixers._decay import HeadDecay
 from efficientllm.models.mixers._kernels import Kernel
-from efficientllm.models.mixers._recurrent import Call, Mixed, RecurrentMixer, Tensors, count, refuse
+from efficientllm.models.mixers._recurrent import Call, Mixed, RecurrentMixer, Tensors, count, in_parts, refuse
 from efficientllm.models.mixers._runs import Runs
 from efficientllm.models.mixers._short_conv import ShortConv
 from efficientllm.models.norm import RMSNorm
@@ -74,7 +76,7 @@ class Mamba2(RecurrentMixer):
 
     def project(self, x_BTD: Tensor) -> Tensors:
         """Return what the convolution takes, gates and steps."""
-        return self.proj(x_BTD).split(self.parts, -1)  # type: ignore[no-any-return]
+        return in_parts(self.proj, x_BTD, self.parts)
 
     def inputs(
         self, parts: Tensors, before: Tensor | None, runs: Runs | None, *, plain: bool
@@ -98,6 +100,26 @@ class Mamba2(RecurrentMixer):
             state_BNHW = kept_BTN[:, t, :, None, None] * state_BNHW + write_BNHW
             read.append((q_BTH[:, t, None, None, :] @ state_BNHW)[:, :, 0])
         return torch.stack(read, 1)
+
+    def outside_bytes(self, ahead: ForwardPass) -> float:
+        """Return what went in, the projections, both sides of the convolution, steps, and what is gated and normed."""
+        kept = ahead.numbers(self.shape.width + sum(self.parts) + self.parts[0]) + self.conv.saved_bytes(ahead)
+        if ahead.compiled:
+            return kept + ahead.numbers(2 * self.inner) + ahead.floats(self.inner + 1)
+        gated = ahead.numbers(3 * self.inner) + ahead.norm_inputs(self.inner, ahead.dtype_bytes)
+        return kept + gated + ahead.floats(2 * self.num_heads + 1)
+
+    def taken_bytes(self, ahead: ForwardPass) -> float:
+        """Return values times their step, and decays; the rest are views of what the convolution gives."""
+        return 0.0 if ahead.compiled else ahead.numbers(self.inner) + ahead.floats(self.num_heads)
+
+    def chunk_bytes(self, ahead: ForwardPass) -> float:
+        """Return what `state_space` keeps."""
+        return state_space_bytes(ahead, self.num_heads, self.state_dim, self.head_dim)
+
+    def chunk_gradient_bytes(self, ahead: ForwardPass) -> float:
+        """Return those of the scores, of values and of what they read."""
+        return chunk_gradients_bytes(ahead, self.num_heads, 1, 2 * self.head_dim)
 
     def chunks(self, taken: Tensors, memory: Tensor | None, runs_BT: Tensor | None) -> Mixed:
         """Return the same in chunks."""

@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 
 from efficientllm.errors import Unsupported, UserError
+from efficientllm.models.forward_pass import FLOAT, ForwardPass
 from efficientllm.models.linear import Linear
 from efficientllm.models.mixers._attention import attention, one_token_attention, reference_attention
+from efficientllm.models.mixers._attention_costs import attention_bytes, attention_working_bytes
 from efficientllm.models.mixers._cache import AttentionCache
 from efficientllm.models.mixers._contract import Mixer, MixerEntry, State, causal_pairs
 from efficientllm.models.norm import RMSNorm
@@ -104,6 +106,27 @@ class MultiHeadLatentAttention(Mixer):
         """Return the part of the cache that the window leaves to see."""
         window = self.shape.sliding_window
         return min(context, window or context) * self.cache_bytes_per_token(dtype_bytes)
+
+    def saved_bytes(self, ahead: ForwardPass) -> float:
+        """Return what went in, the projections, the latent, queries, keys and values at one width, and the result.
+
+        Attention takes one width for all; the result is kept again as the output projection reads it.
+        """
+        widest, heads = max(self.query_dim, self.value_dim), self.num_heads
+        values = widest if self.value_dim < widest else self.nope_dim + self.value_dim  # a copy, or a view
+        kept = ahead.numbers(self.shape.width + self.latent_rank)
+        kept += ahead.numbers(heads * (2 * widest + values + self.value_dim))
+        kept += attention_bytes(ahead, heads, heads * widest)
+        copies = not (ahead.compiled or ahead.accelerator or ahead.dtype_bytes == FLOAT)
+        # What the latent's norm keeps: the projections, of which the latent is a view; or copies (see `norm_inputs`).
+        kept += ahead.norm_inputs(self.latent_rank, ahead.dtype_bytes) if copies else ahead.numbers(sum(self.parts))
+        return kept + ahead.floats(1)
+
+    def working_bytes(self, ahead: ForwardPass) -> float:
+        """Return the gradients of the result, of queries, keys and values, and of the expanded pairs."""
+        widest = max(self.query_dim, self.value_dim)
+        rows = self.num_heads * (4 * widest + self.nope_dim + self.value_dim) + sum(self.parts)
+        return ahead.numbers(rows) + attention_working_bytes(ahead, self.num_heads * widest)
 
     def _project(self, x_BTD: Tensor, positions: Positions) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return the queries' nope and rope parts, the normalised latent and the shared rotated key."""

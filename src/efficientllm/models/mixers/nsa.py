@@ -8,12 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from efficientllm.errors import Unsupported
+from efficientllm.models.forward_pass import ForwardPass
 from efficientllm.models.linear import Linear
 from efficientllm.models.mixers._attention import attention
+from efficientllm.models.mixers._attention_costs import attention_working_bytes
 from efficientllm.models.mixers._contract import Mixer, MixerEntry, State
 from efficientllm.models.mixers._nsa_blocks import Blocks, rows_of
 from efficientllm.models.mixers._nsa_branches import compressed_branch, selected_branch, sliding_branch
 from efficientllm.models.mixers._nsa_compress import Compression, rotate_entries
+from efficientllm.models.mixers._nsa_costs import saved_bytes
 from efficientllm.models.mixers._nsa_find import find_kernel
 from efficientllm.models.mixers._nsa_reference import reference_branches
 from efficientllm.models.mixers._nsa_select import Layout, layout_of, packed_layout
@@ -132,6 +135,15 @@ class NativeSparseAttention(Mixer):
         near = min(context, blocks.window - 1)
         vectors = entries + blocks.selected_tokens(context) - 1 + near + completed * (blocks.compress_block - 1)
         return 2.0 * self.kv_rows * dtype_bytes * vectors
+
+    def saved_bytes(self, ahead: ForwardPass) -> float:
+        """Return projections, compression and gates, and what each branch keeps (see `_nsa_costs.py`)."""
+        return saved_bytes(self, ahead)
+
+    def working_bytes(self, ahead: ForwardPass) -> float:
+        """Return the gradients of the three results, of queries, and of each branch's keys and values."""
+        rows = 4 * self.q_rows + 2 * (self.q_rows + 6 * self.kv_rows)
+        return ahead.numbers(rows) + attention_working_bytes(ahead, self.q_rows)
 
     def implementation(self, dtype: torch.dtype, *, gradients: bool) -> str:
         """Return what computes the selected branch over many tokens; the others are torch's own attention."""

@@ -7,8 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from efficientllm.errors import UserError
+from efficientllm.models.forward_pass import FLOAT, ForwardPass
 from efficientllm.models.linear import Linear
 from efficientllm.models.mixers._chunked import vector_delta
+from efficientllm.models.mixers._chunked_costs import chunk_gradients_bytes, vector_delta_bytes
 from efficientllm.models.mixers._contract import MixerEntry
 from efficientllm.models.mixers._kernels import Kernel
 from efficientllm.models.mixers._recurrent import Call, Mixed, RecurrentMixer, Tensors, count, refuse
@@ -121,6 +123,31 @@ class Rwkv7(RecurrentMixer):
             state_BNHW = kept_BTNH[:, t, :, :, None] * state_BNHW + replaced_BNHW + write_BNHW
             read.append((r_BTNH[:, t, :, None, :] @ state_BNHW)[:, :, 0])
         return torch.stack(read, 1)
+
+    def outside_bytes(self, ahead: ForwardPass) -> float:
+        """Return six mixes of two tokens, the ranks' inner sides, rates, keys, and what is normed and gated.
+
+        Decays, rates and keys are worked out in float32, which is a further copy where products take another type.
+        """
+        width, heads = self.shape.width, ahead.floats(self.num_heads)
+        ranks = ahead.numbers(sum(part.out_features for part in (self.w_down, self.a_down, self.g_down)))
+        if ahead.compiled:
+            return ranks + ahead.numbers(15 * width) + heads
+        copies = ahead.floats(3 * width) if ahead.dtype_bytes < FLOAT else 0.0
+        return ranks + ahead.residuals(width) + ahead.numbers(19 * width) + copies + 3 * heads
+
+    def taken_bytes(self, ahead: ForwardPass) -> float:
+        """Return the decays, κ and a κ; r, k and v are kept for the bonus."""
+        width = self.shape.width
+        return 0.0 if ahead.compiled else ahead.numbers(2 * width) + ahead.floats(width)
+
+    def chunk_bytes(self, ahead: ForwardPass) -> float:
+        """Return what `vector_delta` keeps."""
+        return vector_delta_bytes(ahead, self.num_heads, self.head_dim, self.head_dim)
+
+    def chunk_gradient_bytes(self, ahead: ForwardPass) -> float:
+        """Return those of four kinds of scores, and of what they are made of."""
+        return chunk_gradients_bytes(ahead, self.num_heads, 4, 8 * self.head_dim)
 
     def chunks(self, taken: Tensors, memory: Tensor | None, runs_BT: Tensor | None) -> Mixed:
         """Return the same in chunks."""

@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from efficientllm.models.mlp._gated import gated_down, serves
+
 #: Sorted rows and where each expert's end -> the experts' results.
 Products = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
@@ -66,7 +68,10 @@ def sorted_experts(
 
 def grouped_products(rows_PD: Tensor, ends_E: Tensor, gate_up_E2FD: Tensor, down_EDF: Tensor) -> Tensor:
     """Return the experts' results on sorted rows by two grouped products; all tensors in one type."""
-    hidden_PF = _gated(F.grouped_mm(rows_PD, gate_up_E2FD.transpose(1, 2), offs=ends_E))
+    gate_up_PG = F.grouped_mm(rows_PD, gate_up_E2FD.transpose(1, 2), offs=ends_E)
+    if serves(rows_PD):
+        return gated_down(gate_up_PG, down_EDF, ends_E)
+    hidden_PF = _gated(gate_up_PG)
     return F.grouped_mm(hidden_PF, down_EDF.transpose(1, 2), offs=ends_E)
 
 

@@ -44,7 +44,9 @@ class Router(Chooser):
         super().__init__()
         self.gate, self.num_experts, self.active_experts = gate, num_experts, active_experts
         self.linear = Linear(width, num_experts)
-        self.bias = nn.Parameter(torch.zeros(num_experts), requires_grad=False) if biased else None
+        # in bfloat16 its small steps would be lost in rounding
+        bias = torch.zeros(num_experts, dtype=torch.float32)
+        self.bias = nn.Parameter(bias, requires_grad=False) if biased else None
 
     def forward(self, x_MD: Tensor) -> Routing:
         """Return where the tokens go."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from efficientllm.models.forward_pass import ForwardPass
 from efficientllm.models.linear import Linear
 from efficientllm.models.mlp._contract import Mlp, MlpEntry
+from efficientllm.models.mlp._gated import gated_down, serves
 from efficientllm.models.shape import Shape
 from efficientllm.records.card import Card
 
@@ -28,6 +30,22 @@ class GatedMlp(Mlp):
         """Return two operations for each weight and token."""
         return num_tokens * (self.gate_up.flops_per_token() + self.down.flops_per_token())
 
+    def saved_bytes(self, ahead: ForwardPass) -> float:
+        """Return what went in, gate and up, and but for the kernel their product; eager also silu(gate)."""
+        width, inner = self.shape.width, self.shape.mlp_width
+        if ahead.recomputes:
+            return 0.0 if ahead.compiled else ahead.residuals(width)
+        return ahead.numbers(width + (2 + self._kept_values(ahead)) * inner)
+
+    def working_bytes(self, ahead: ForwardPass) -> float:
+        """Return the gradients of the product, of gate and of up, and what is computed again."""
+        width, inner = self.shape.width, self.shape.mlp_width
+        # The kernel writes the product once more and both gradients while the gradient of the product is there.
+        working = width + (4 if self._fused(ahead) else 2) * inner
+        if ahead.recomputes:
+            working += width + (2 + self._kept_values(ahead)) * inner
+        return ahead.numbers(working)
+
     def checkpoint_names(self) -> dict[str, tuple[tuple[str, int], ...]]:
         """Return the names of Llama, Qwen2, Qwen3 and Mistral."""
         width, inner = self.shape.width, self.shape.mlp_width
@@ -36,8 +54,18 @@ class GatedMlp(Mlp):
             "down.weight": (("mlp.down_proj.weight", width),),
         }
 
+    def _fused(self, ahead: ForwardPass) -> bool:
+        return ahead.kernels and not self.shape.mlp_bias
+
+    def _kept_values(self, ahead: ForwardPass) -> int:
+        """Return how many further tensors of the inner width are kept: the product, and eager silu(gate)."""
+        return 0 if self._fused(ahead) else 1 if ahead.compiled else 2
+
     def _layers(self, x_BTD: Tensor) -> Tensor:
-        gate_BTF, up_BTF = self.gate_up(x_BTD).chunk(2, -1)
+        gate_up_BTG = self.gate_up(x_BTD)
+        if serves(x_BTD) and not self.shape.mlp_bias:
+            return gated_down(gate_up_BTG, self.down.weight)
+        gate_BTF, up_BTF = gate_up_BTG.chunk(2, -1)
         out_BTD: Tensor = self.down(F.silu(gate_BTF) * up_BTF)
         return out_BTD
 

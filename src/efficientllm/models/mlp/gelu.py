@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from efficientllm.models.forward_pass import ForwardPass
 from efficientllm.models.linear import Linear
 from efficientllm.models.mlp._contract import Mlp, MlpEntry
 from efficientllm.models.shape import Shape
@@ -27,6 +28,17 @@ class GeluMlp(Mlp):
     def model_flops(self, num_tokens: int) -> float:
         """Return two operations for each weight and token."""
         return num_tokens * (self.up.flops_per_token() + self.down.flops_per_token())
+
+    def saved_bytes(self, ahead: ForwardPass) -> float:
+        """Return what went in, and what goes into and comes out of the GELU."""
+        if ahead.recomputes:
+            return 0.0 if ahead.compiled else ahead.residuals(self.shape.width)
+        return ahead.numbers(self.shape.width + 2 * self.shape.mlp_width)
+
+    def working_bytes(self, ahead: ForwardPass) -> float:
+        """Return the gradients on both sides of the GELU, and what is computed again."""
+        working = self.shape.width + 2 * self.shape.mlp_width
+        return ahead.numbers(2 * working if ahead.recomputes else working)
 
     def _layers(self, x_BTD: Tensor) -> Tensor:
         out_BTD: Tensor = self.down(F.gelu(self.up(x_BTD)))

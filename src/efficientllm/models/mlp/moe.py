@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from efficientllm.errors import Unsupported
+from efficientllm.models.forward_pass import FLOAT, ForwardPass
 from efficientllm.models.linear import StackedLinear, num_parameters
 from efficientllm.models.mlp import _moe_paths as paths
 from efficientllm.models.mlp._contract import LoadTally, Mlp, MlpEntry
@@ -154,6 +155,33 @@ class MixtureOfExperts(Mlp):
         """Return the operations with all experts over all tokens."""
         return num_tokens * (self._fixed_flops() + self.options.num_experts * self._expert_flops())
 
+    def saved_bytes(self, ahead: ForwardPass) -> float:
+        """Return the router's numbers, and a token's row, inner layers and result once for each of its experts.
+
+        Eager the router keeps what went in as float32; two float32 a token and expert are its affinities.
+        """
+        width, experts, active = self.shape.width, self.options.num_experts, self.options.active_experts
+        shared = 0.0 if self.shared is None else self.shared.saved_bytes(replace(ahead, recomputes=False))
+        choice = ahead.num_tokens * active * (8 + FLOAT)
+        affinities = ahead.floats((2 if ahead.compiled else 1) * experts)
+        given = 0.0 if ahead.compiled else ahead.floats(width)
+        if ahead.recomputes:
+            return choice + affinities + given + shared
+        if ahead.compiled and self.shared is None:
+            given = ahead.numbers(width)
+        order = ahead.num_tokens * active * 2 * 8
+        return choice + affinities + given + order + ahead.numbers(active * self._pair_numbers(ahead)) + shared
+
+    def working_bytes(self, ahead: ForwardPass) -> float:
+        """Return the gradients of the pairs' inner layers and of the experts' weights, before these become float32."""
+        width, active = self.shape.width, self.options.active_experts
+        weights = self.options.num_experts * self.gate_up.weight[0].numel() * ahead.dtype_bytes
+        gradients = ahead.numbers(active * (width + (4 if ahead.kernels else 2) * self.options.expert_width))
+        again = 0.0
+        if ahead.recomputes:
+            again = ahead.numbers(width + active * self._pair_numbers(ahead))
+        return gradients + (weights if ahead.autocast else 0.0) + again
+
     def num_active_parameters(self) -> int:
         """Return what one token uses: router, shared experts, its own experts."""
         return num_parameters(self) - (self.options.num_experts - self.options.active_experts) * self._expert_size()
@@ -181,6 +209,11 @@ class MixtureOfExperts(Mlp):
         with torch.no_grad():
             micro_nats = (entropy_nats(shares_ME) * _MICRO).long()
             self.counters[0] += torch.cat((load_E, torch.stack((micro_nats, torch.ones_like(micro_nats)))))
+
+    def _pair_numbers(self, ahead: ForwardPass) -> int:
+        """Return the numbers that are kept of a (token, expert) pair: its row, gate, up, their product, its result."""
+        inner_tensors = 2 if ahead.kernels else 3 if ahead.compiled else 4
+        return 2 * self.shape.width + inner_tensors * self.options.expert_width
 
     def _path(self, x_BTD: Tensor) -> str:
         rows, tokens = x_BTD.shape[:-1].numel() // x_BTD.shape[-2], x_BTD.shape[-2]

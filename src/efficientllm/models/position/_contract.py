@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from efficientllm.errors import Unsupported
+from efficientllm.models.forward_pass import ForwardPass
 from efficientllm.models.linear import num_parameters
 from efficientllm.records.card import Card
 
@@ -60,6 +61,10 @@ class Position(nn.Module):
     def score_bias(self, index_BT: Tensor, key_index_BS: Tensor) -> Tensor | None:
         """Return what is added to the scaled scores, broadcastable to BNTS, or None."""
         return None
+
+    def saved_bytes(self, ahead: ForwardPass) -> float:
+        """Return what is made of it once a training pass and kept for the backward pass, all layers together."""
+        return 0.0
 
     def restore(self) -> None:
         """Make again what a cast would blur or a move would lose: buffers that no checkpoint holds."""

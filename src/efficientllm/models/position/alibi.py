@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from efficientllm.models.forward_pass import ForwardPass
 from efficientllm.models.position._contract import Position, PositionEntry
 from efficientllm.models.shape import Shape
 from efficientllm.records.card import Card
@@ -27,6 +28,10 @@ class LinearBiasPosition(Position):
         """Return the penalties BNTS, in float32 whatever the model's type."""
         distance_B1TS = (index_BT[:, :, None] - key_index_BS[:, None])[:, None]
         return -self.slopes_N[:, None, None] * distance_B1TS
+
+    def saved_bytes(self, ahead: ForwardPass) -> float:
+        """Return the penalties of all pairs, which the layers share."""
+        return float(self.num_heads * ahead.tokens**2 * ahead.dtype_bytes)
 
     def restore(self) -> None:
         """Keep the slopes in float32: in bfloat16 two far distances would be one."""

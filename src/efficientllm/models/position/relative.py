@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from efficientllm.errors import UserError
+from efficientllm.models.forward_pass import ForwardPass
 from efficientllm.models.linear import Embedding
 from efficientllm.models.position._contract import Position, PositionEntry
 from efficientllm.models.shape import Shape
@@ -42,6 +43,11 @@ class BucketedPosition(Position):
         distance_BTS = (index_BT[:, :, None] - key_index_BS[:, None]).clamp(0, self.max_distance)
         bias_BTSN = F.embedding(self.buckets[distance_BTS], self.table.weight)
         return bias_BTSN.permute(0, 3, 1, 2).contiguous()  # the fused kernels read it along S
+
+    def saved_bytes(self, ahead: ForwardPass) -> float:
+        """Return the numbers of all pairs, their buckets, and which pairs see each other."""
+        heads = self.table.weight.shape[1]
+        return float(ahead.tokens**2 * (heads * ahead.dtype_bytes + 8 + 1))
 
     def restore(self) -> None:
         """Look the buckets up anew."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from efficientllm.errors import Unsupported
+from efficientllm.models.forward_pass import ForwardPass
 from efficientllm.models.position._contract import Position, PositionEntry
 from efficientllm.models.shape import Shape
 from efficientllm.records.card import Card
@@ -43,6 +44,10 @@ class RotaryPosition(Position):
         if self.partial:
             return self._turn_part(q_BNTH, cosine, sine), self._turn_part(k_BKTH, cosine, sine)
         return _turn(q_BNTH, cosine, sine), _turn(k_BKTH, cosine, sine)
+
+    def saved_bytes(self, ahead: ForwardPass) -> float:
+        """Return cosine and sine of each position."""
+        return 2.0 * ahead.tokens * self.rotary_dim * ahead.dtype_bytes
 
     def restore(self) -> None:
         """Keep the frequencies in float32: in bfloat16 far positions would blur."""

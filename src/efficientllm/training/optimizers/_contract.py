@@ -44,3 +44,12 @@ def parameter_groups(model: torch.nn.Module, settings: TrainingSettings) -> Grou
         if chosen or not shared:
             groups.append({"params": chosen, "weight_decay": settings.weight_decay if decays else 0.0})
     return groups
+
+
+def set_rate(groups: Groups, rate: float) -> None:
+    """Set the learning rate of an optimiser's groups; one that is compiled holds it as a tensor."""
+    for group in groups:
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate

@@ -1,0 +1,74 @@
+"""down(silu(gate) * up) as one differentiable step, of which only gate and up are kept, for training on CUDA.
+
+The kernels are those of `_gated_kernel.py`; the product with `down` is inside so that its gradient takes the value that
+the backward kernel gives anyway, and the value need not be kept.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from efficientllm.models.part import compute_dtype
+
+#: Gate and up of all rows, the matrix, ends of the experts' rows or None.
+_Kept = tuple[Tensor, Tensor, Tensor | None]
+
+
+def serves(x: Tensor) -> bool:
+    """Whether the kernels are here and a backward pass may follow on their device."""
+    return _KERNELS is not None and x.device.type == "cuda" and torch.is_grad_enabled()
+
+
+def gated_down(gate_up: Tensor, weight: Tensor, ends_E: Tensor | None = None) -> Tensor:
+    """Return down(silu(gate) * up).
+
+    Args:
+        gate_up: rows of F gates and F ups, any leading axes; with experts PG, sorted by expert.
+        weight: DF, or of experts EDF.
+        ends_E: where each expert's rows end, int32.
+    """
+    rows = gate_up.flatten(0, -2)
+    out: Tensor = _GatedDown.apply(rows, weight.to(compute_dtype(weight)), ends_E)  # type: ignore[no-untyped-call]
+    return out.view(*gate_up.shape[:-1], out.shape[-1])
+
+
+class _GatedDown(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gate_up_MG: Tensor, weight: Tensor, ends_E: Tensor | None) -> Tensor:
+        """Return the rows' results."""
+        ctx.save_for_backward(gate_up_MG, weight, ends_E)
+        value_MF = torch.ops.efficientllm.silu_gate(gate_up_MG)
+        if ends_E is None:
+            return F.linear(value_MF, weight)
+        return F.grouped_mm(value_MF, weight.transpose(1, 2), offs=ends_E)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, pull_MD: Tensor) -> tuple[Tensor, Tensor, None]:
+        """Return the gradients of gate and up, and of the matrix."""
+        kept: _Kept = ctx.saved_tensors
+        gate_up_MG, weight, ends_E = kept
+        pull_MF = pull_MD @ weight if ends_E is None else F.grouped_mm(pull_MD, weight, offs=ends_E)
+        grad_MG, value_MF = torch.ops.efficientllm.silu_gate_backward(gate_up_MG, pull_MF)
+        if ends_E is None:
+            return grad_MG, pull_MD.t() @ value_MF, None
+        return grad_MG, F.grouped_mm(pull_MD.t(), value_MF, offs=ends_E), None
+
+
+def _load() -> Any:
+    """Return the kernels' module, or None where torch knows no CUDA or Triton is missing."""
+    if torch.version.cuda is None:
+        return None
+    try:
+        from efficientllm.models.mlp import _gated_kernel
+    except ImportError:
+        return None
+    return _gated_kernel
+
+
+_KERNELS = _load()

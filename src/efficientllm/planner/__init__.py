@@ -1,0 +1,1 @@
+"""What a run will need, from its settings and shapes alone: nothing is allocated and nothing runs."""

@@ -1,0 +1,124 @@
+"""The most memory that a step of training takes, as torch's allocator counts it, from shapes and settings alone.
+
+It is the largest of a few moments. Each is a sum of the same five parts, and each part is counted: there is no constant
+and no rest. Between two steps only weights and the optimiser's state are there, and both are there all the time.
+
+    moment        gradients                  activations                          logits
+    loss          of earlier passes          of all layers                        a chunk, the gradients of its product
+    last layer    … and of the head          of all layers, and work in one       -
+    first layer   all                        of one layer, and work in it         -
+    embedding     all, the table's twice     -                                    -
+    step          all                        -                                    -
+
+"Of a layer" is what it keeps from its forward to its backward pass (`Block.saved_bytes`: activations, and the weights
+once more in autocast's type); "work" is what its backward pass holds besides (`Block.working_bytes`). The table of
+token vectors counts twice where it is the head too: both gradients are added at the very end. Under `full`
+checkpointing a layer keeps what comes in, and all else is there once, in the layer that is being computed again.
+Sharded or offloaded training changes where weights, gradients and state lie (`placement.py`).
+
+Not counted: what the allocator reserves beyond what tensors hold (fragmentation; `reserved`), what it adds to a single
+tensor (up to 512 bytes, seldom up to 1 MiB), and the workspaces that cuBLAS keeps (8 to 32 MiB).
+"""
+
+from __future__ import annotations
+
+from efficientllm.models.block import Block
+from efficientllm.models.cross_entropy_costs import loss_bytes
+from efficientllm.models.decoder import Decoder
+from efficientllm.models.forward_pass import ForwardPass, copied_bytes
+from efficientllm.models.norm import norm_bytes
+from efficientllm.planner.placement import Placement, place
+from efficientllm.records.prediction import MemoryPrediction
+from efficientllm.records.training_settings import TrainingSettings
+
+#: Bytes of a token's number and of its target's.
+_TOKEN_BYTES = 16
+
+
+def peak(decoder: Decoder, num_layers: int, settings: TrainingSettings, ahead: ForwardPass) -> MemoryPrediction:
+    """Return the moment that takes the most; arguments as for `moments`."""
+    return max(moments(decoder, num_layers, settings, ahead), key=lambda moment: moment.peak_bytes)
+
+
+def moments(
+    decoder: Decoder, num_layers: int, settings: TrainingSettings, ahead: ForwardPass
+) -> tuple[MemoryPrediction, ...]:
+    """Return what each moment of a step takes, from the second step on.
+
+    Args:
+        decoder: a decoder of at least one layer, on any device (`meta` takes no memory).
+        num_layers: layers of the decoder that is meant; all are like the first.
+        settings: of the training.
+        ahead: one forward pass of one rank.
+
+    Raises:
+        NotImplementedError: a part does not say what it keeps.
+    """
+    return _Step(decoder, num_layers, settings, ahead).moments()
+
+
+class _Step:
+    def __init__(self, decoder: Decoder, num_layers: int, settings: TrainingSettings, ahead: ForwardPass) -> None:
+        self.decoder, self.num_layers, self.settings, self.ahead = decoder, num_layers, settings, ahead
+        self.width = decoder.shape.width
+        self.place: Placement = place(decoder, num_layers, settings, ahead)
+        self.again = settings.activation_checkpointing == "full"
+        self.saved = block_saved_bytes(decoder.block(0), settings, ahead)
+        self.working = decoder.block(0).working_bytes(ahead)
+        self.incoming = ahead.residuals(self.width)
+
+    def moments(self) -> tuple[MemoryPrediction, ...]:
+        """Return all of them, in order."""
+        loss = loss_bytes(self.ahead, self.width, self.decoder.head_weight.shape[0])
+        place, layers = self.place, self._of_all_layers()
+        normed = norm_bytes(self.decoder.norm, self.ahead)
+        head = normed + self.incoming + self._cached_copies()  # what the last norm gave is the loss's to read
+        head_gradient = place.table_gradient + place.earlier_gradients
+        one = self.saved + (self.incoming if self.again else 0.0)
+        all_gradients = max(place.all_gradients, place.earlier_gradients) + place.held_table_gradient
+        in_first_layer = all_gradients + place.layer_gradient - place.missing_gradient
+        return (
+            self._at("loss", place.earlier_gradients, layers + head, loss.forward),
+            self._at("loss", place.earlier_gradients, layers + normed, loss.backward),
+            self._at("last layer", head_gradient, layers + self._work()),
+            self._at("first layer", in_first_layer, self._shared() + one + self.working),
+            self._at("embedding", all_gradients + place.second_table_gradient, self.incoming),
+            self._at("step", place.all_gradients, 0.0),
+        )
+
+    def _at(self, moment: str, gradients: float, activations: float, logits: float = 0.0) -> MemoryPrediction:
+        return MemoryPrediction(
+            moment=moment,
+            weights_bytes=self.place.weights,
+            optimizer_bytes=self.place.optimizer,
+            gradients_bytes=gradients,
+            activations_bytes=activations,
+            logits_bytes=logits,
+        )
+
+    def _shared(self) -> float:
+        """Return what belongs to no layer: tokens, targets, angles or biases of the positions."""
+        return self.ahead.num_tokens * _TOKEN_BYTES + self.decoder.position.saved_bytes(self.ahead)
+
+    def _of_all_layers(self) -> float:
+        return self._shared() + self.num_layers * (self.incoming if self.again else self.saved)
+
+    def _work(self) -> float:
+        """Return what the backward pass of a layer holds; under `full` also what it has computed again."""
+        return self.working + (self.saved if self.again else 0.0)
+
+    def _cached_copies(self) -> float:
+        """Return the copies of weights that autocast keeps to the end of an eager forward pass, and nobody else."""
+        block, recomputed = self.decoder.block(0), self.settings.activation_checkpointing
+        if self.ahead.compiled or recomputed == "none":
+            return 0.0
+        parts = (block.mixer, block.mlp) if self.again else (block.mlp,)
+        return self.num_layers * sum(copied_bytes(part, self.ahead, stacked=False) for part in parts)
+
+
+def block_saved_bytes(block: Block, settings: TrainingSettings, ahead: ForwardPass) -> float:
+    """Return what a layer keeps: without the weights' copies where these are gathered in their type anyway."""
+    copies = 0.0 if settings.ranks == 1 else copied_bytes(block.mixer, ahead)
+    if settings.ranks > 1 and not ahead.recomputes:
+        copies += copied_bytes(block.mlp, ahead)
+    return block.saved_bytes(ahead) - copies

@@ -1,0 +1,83 @@
+"""Looks at held-out text while training goes on; they change nothing of it."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from efficientllm.data.packing import TokenFile, Tokens
+from efficientllm.devices._contract import Device
+from efficientllm.models.decoder import Decoder
+from efficientllm.records.model_settings import ModelSettings
+from efficientllm.records.settings import PretrainSettings
+
+_ROWS_AT_ONCE = 8
+
+
+class Evaluation:
+    """The loss on `valid` rows, which share no token with the `test` rows that judge the trained model.
+
+    Attributes:
+        num_tokens: that each look predicts.
+        elapsed_s: time that all looks so far have taken.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        settings: PretrainSettings,
+        heldout: TokenFile,
+        device: Device,
+        autocast: Callable[[], contextlib.AbstractContextManager[Any]],
+    ) -> None:
+        """Choose the rows.
+
+        Raises:
+            DataError: the held-out text is too short to be parted in `test` and `valid` rows.
+        """
+        self._decoder, self._device, self._autocast = decoder, device, autocast
+        self._settings, self._every = settings, settings.evaluate_every
+        self._rows_RT = evaluation_rows(heldout, settings) if self._every else np.empty((0, 2), dtype=np.int64)
+        self.num_tokens = self._rows_RT[:, 1:].size
+        self.elapsed_s = 0.0
+
+    def due(self, steps_done: int) -> bool:
+        """Whether a look comes after so many steps."""
+        return self._every > 0 and steps_done > 0 and steps_done % self._every == 0
+
+    def loss(self) -> float:
+        """Return the mean loss in nats a token."""
+        self._device.synchronize()
+        begin_s = time.perf_counter()
+        nats = []
+        with self._autocast(), as_it_is(self._settings):
+            for start in range(0, len(self._rows_RT), _ROWS_AT_ONCE):
+                rows = torch.from_numpy(self._rows_RT[start : start + _ROWS_AT_ONCE]).to(self._device.torch_device())
+                nats.append(self._decoder.loss_sum(rows[:, :-1], rows[:, 1:])[0])
+        mean = float(torch.stack(nats).sum()) / self.num_tokens
+        self.elapsed_s += time.perf_counter() - begin_s
+        return mean
+
+
+def as_it_is(settings: ModelSettings) -> contextlib.AbstractContextManager[Any]:
+    """Return a region in which layers compiled for training run uncompiled: other shapes would compile them anew."""
+    if not settings.compile:
+        return contextlib.nullcontext()
+    region: contextlib.AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return region
+
+
+def evaluation_rows(heldout: TokenFile, settings: PretrainSettings) -> Tokens:
+    """Return rows for `evaluate_tokens` targets, as many as `heldout_tokens` fill at most, one at least.
+
+    They are spread over the `valid` rows that belong to the trial's own `test` rows: these alone share nothing with
+    them.
+    """
+    valid_RT, _ = heldout.heldout_rows(settings.sequence_tokens, settings.heldout_tokens, "valid")
+    wanted = min(len(valid_RT), max(1, settings.evaluate_tokens // settings.sequence_tokens))
+    return valid_RT[np.arange(wanted) * len(valid_RT) // wanted]

@@ -1,0 +1,28 @@
+"""The predicted memory of a training run beside what its parts really hold, as figures of the record."""
+
+from __future__ import annotations
+
+from efficientllm.planner.predict import predict_training
+from efficientllm.records.settings import PretrainSettings
+from efficientllm.workloads._contract import Job
+
+
+def tell_prediction(job: Job, vocab_tokens: int) -> None:
+    """Tell the predicted parts and their sum, or why there are none."""
+    settings = job.trial.settings
+    assert isinstance(settings, PretrainSettings)
+    prediction = predict_training(settings, vocab_tokens, job.device.kind)
+    for name, value in prediction.figures().items():
+        job.recorder.figure(name, value)
+    if prediction.why_not:
+        job.recorder.absent("predicted_peak_bytes", prediction.why_not)
+
+
+def tell_held(job: Job, name: str) -> None:
+    """Tell what tensors hold on the device now, where its allocator counts that.
+
+    `loaded_bytes`: the weights; `between_steps_bytes`: the optimiser's state as well.
+    """
+    held = job.device.allocated_bytes()
+    if held is not None:
+        job.recorder.figure(name, held)
