@@ -86,6 +86,7 @@ def test_one_record_holds_the_steps_of_both_ranks_and_the_energy_of_both_devices
     assert curve.figures["process_memory_peak_bytes"] == 2e9, "of the fuller device, not of both"
     assert {"rank_0_allocated_peak_bytes", "rank_1_allocated_peak_bytes", "allocated_peak_bytes"} <= set(train.figures)
     assert len(record.environment.devices) == 2
+    assert registry.load("metric", "memory_peak").value(record, train) == 2e9
     assert [c.code for c in record.cautions] == ["unsteady"] or not record.cautions
 
 
@@ -102,7 +103,8 @@ def test_what_the_ranks_say_to_each_other_is_a_part_of_the_step_and_moves_no_wei
     record, _ = measured
     train = record.find("train")
     share = registry.load("metric", "communication_share").value(record, train)
-    assert 0.0 < share < 1.0
+    assert share > 0  # below 1 too on a quiet machine; a neighbour may slow the steps that were looked at
+    assert 3 * train.figures["communication_s_per_step"] < record.phases_s["communication"]
     assert "same cores" in train.absent["communication_exposed_s_per_step"]
     quality, last = record.find("quality").figures["heldout_nats_per_token"], record.find("curve").find("loss").values
     assert quality < last[0]

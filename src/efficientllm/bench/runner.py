@@ -136,10 +136,8 @@ def _run_in(folder: Path, run: Run, on_progress: ProgressCall, start: StartCall 
     end = how_it_ended([told.end for told in voices], worker, output)
     if interrupted:
         end = events.End(outcome="interrupted", reason="interrupted by the user")
-    elif end.outcome in ("crashed", "interrupted") and run.nodes is not None and run.job.ranks > 1:
-        # what happened elsewhere comes before that the ranks here lost their peers, or were ended for it
-        lost = lost or run.nodes.failure(wait_s=_NEWS_S)
-        end = end if lost is None else events.End(outcome=lost.outcome, reason=lost.reason)
+    elif run.nodes is not None and run.job.ranks > 1:
+        end = _with_news(end, lost, run.nodes)
     told = told_by_all(voices, shared=len(run.devices) == 1)
     measurement = _measurement(run, told, samples, start_s, last_s, end, begin, rest)
     if interrupted:
@@ -192,6 +190,18 @@ def _follow(
                 _watch(samplers, pid)
             silent -= {rank} if pids else set()
     return None
+
+
+def _with_news(end: events.End, lost: Ended | None, nodes: FirstNode) -> events.End:
+    """Return what came first: what failed on another machine, or how the ranks here ended by themselves.
+
+    Ranks that lost their peers crash, and those that we ended for a failure elsewhere say that they were interrupted.
+    """
+    if lost is None and end.outcome == "crashed":
+        lost = nodes.failure(wait_s=_NEWS_S)
+    if lost is None or end.outcome not in ("crashed", "interrupted", "ok"):
+        return end
+    return events.End(outcome=lost.outcome, reason=lost.reason)
 
 
 def _watch(samplers: Sequence[SamplerProcess], pid: int) -> None:

@@ -73,18 +73,8 @@ def of_first_node(window: Window) -> Window:
     """Return a window without what was sampled on the first of several machines alone: no part stands for the whole."""
     dropped = [name for name in QUANTITIES if name not in _KEPT]
     stems = tuple(name.rpartition("_")[0] for name in dropped)
-    sampled = (
-        "device_",
-        "rank_",
-        "foreign_",
-        "external_",
-        "sampler_",
-        "cross_check",
-        "edge_error",
-        "num_energy",
-        *_PEAKS,
-    )
-    figures = {n: value for n, value in window.figures.items() if not n.startswith((*stems, *sampled))}
+    of_them = ("device_", "rank_", "foreign_", "external_", "sampler_", "cross_", "edge_", "num_energy_", *_PEAKS)
+    figures = {name: value for name, value in window.figures.items() if not name.startswith((*stems, *of_them))}
     return msgspec.structs.replace(
         window,
         series=tuple(s for s in window.series if s.name not in dropped and not s.name.startswith("sampler_")),
