@@ -14,7 +14,6 @@ import sys
 import time
 from typing import Any
 
-import numpy as np
 import torch
 
 from efficientllm.devices._contract import Device
@@ -26,6 +25,7 @@ from efficientllm.records.settings import PretrainSettings
 from efficientllm.training.loop import TrainLoop
 from efficientllm.training.offload import building_device
 from efficientllm.units import bytes_text, seconds_text
+from random_text import RandomText
 
 SIZE, ROWS, TOKENS, STEPS, VOCAB_TOKENS = "0.5b", 4, 2048, 3, 151_936
 
@@ -44,19 +44,6 @@ LEVERS: dict[str, tuple[dict[str, Any], float]] = {
     "offload weights, recompute full": ({"offload": "weights", "activation_checkpointing": "full"}, 2e-3),
     "offload weights, bfloat16": ({"offload": "weights", "weights_dtype": "bfloat16"}, 5e-2),
 }
-
-
-class RandomText:
-    """Stands in for a token file."""
-
-    num_tokens = 1 << 20
-
-    def __init__(self) -> None:
-        self._tokens = np.random.default_rng(0).integers(0, VOCAB_TOKENS, self.num_tokens)
-
-    def rows(self, starts: np.ndarray, sequence_tokens: int) -> np.ndarray:
-        """Return rows of inputs and their targets, as `TokenFile.rows`."""
-        return self._tokens[np.asarray(starts)[:, None] + np.arange(sequence_tokens + 1)]
 
 
 def main() -> None:
@@ -105,7 +92,7 @@ def run(device: Device, more: dict[str, Any], *, compiles: bool) -> tuple[list[f
         dtype=getattr(torch, settings.weights_dtype),
         draws_on=device.torch_device(),
     )
-    loop = TrainLoop(decoder, settings, RandomText(), device, 0)  # type: ignore[arg-type]
+    loop = TrainLoop(decoder, settings, RandomText(VOCAB_TOKENS), device, 0)  # type: ignore[arg-type]
     losses, times_s = [loop.step()], []
     device.reset_peak_memory()
     while loop.steps_left:

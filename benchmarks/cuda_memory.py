@@ -16,7 +16,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
@@ -32,6 +31,7 @@ from efficientllm.records.prediction import MemoryPrediction
 from efficientllm.records.settings import PretrainSettings
 from efficientllm.training.loop import TrainLoop
 from efficientllm.training.offload import building_device
+from random_text import RandomText
 
 VOCAB_TOKENS, STEPS = 151_936, 3
 GIB = 1024**3
@@ -55,16 +55,6 @@ CASES: dict[str, dict[str, Any]] = {
     "moe bf16": {"size": "0.5bx8", "micro_batch": 4, "weights_dtype": "bfloat16"},
     "1.5b": {"size": "1.5b"},
 }
-
-
-class RandomTokens:
-    """Text of which every row is random."""
-
-    num_tokens = 10**8
-
-    def rows(self, starts: Any, tokens: int) -> np.ndarray[Any, Any]:
-        """Return as many rows as there are starts, one token longer."""
-        return np.random.default_rng(len(starts)).integers(0, VOCAB_TOKENS, (len(starts), tokens + 1))
 
 
 def settings_of(case: dict[str, Any]) -> PretrainSettings:
@@ -96,7 +86,7 @@ def measure(settings: PretrainSettings, snapshot: bool) -> dict[str, float]:
         dtype=getattr(torch, settings.weights_dtype),
         draws_on=on,
     )
-    loop = TrainLoop(decoder, settings, RandomTokens(), device, 0)  # type: ignore[arg-type]
+    loop = TrainLoop(decoder, settings, RandomText(VOCAB_TOKENS), device, 0)  # type: ignore[arg-type]
     found = {"loaded": float(torch.cuda.memory_allocated(on) - before)}
     loop.step()
     found["between steps"] = float(torch.cuda.memory_allocated(on) - before)

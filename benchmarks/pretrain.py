@@ -67,20 +67,6 @@ CASES = [
 ]
 
 
-class RandomText:
-    """Stands in for a token file: rows of uniformly drawn tokens, another row for each place."""
-
-    def __init__(self) -> None:
-        import numpy as np
-
-        self.num_tokens = 1 << 26
-        self._rows = np.random.default_rng(0).integers(0, _VOCABULARY, (64, _SEQUENCE + 1), dtype=np.int64)
-
-    def rows(self, starts: Any, sequence_tokens: int) -> Any:
-        """Return rows of inputs and their targets."""
-        return self._rows[(starts // sequence_tokens) % len(self._rows)]
-
-
 def ours(case: Case) -> tuple[Any, Any, float]:
     """Return what takes a step and returns its loss, the model's counts, and the memory that shapes predict."""
     import torch
@@ -92,6 +78,7 @@ def ours(case: Case) -> tuple[Any, Any, float]:
     from efficientllm.records.choice import Choice
     from efficientllm.records.settings import PretrainSettings
     from efficientllm.training.loop import TrainLoop
+    from random_text import RandomText
 
     slots = {key: Choice(name=value) for key, value in case.settings.items() if key in ("mixer", "position")}
     plain = {key: value for key, value in case.settings.items() if key not in ("mixer", "position", "mlp")}
@@ -102,7 +89,7 @@ def ours(case: Case) -> tuple[Any, Any, float]:
     device = open_device("cuda")
     dtype = getattr(torch, settings.weights_dtype)
     decoder = build_decoder(settings, vocab_tokens=_VOCABULARY, seed=0, device="cuda", dtype=dtype)
-    loop = TrainLoop(decoder, settings, RandomText(), device, 0)  # type: ignore[arg-type] # has what the loop reads
+    loop = TrainLoop(decoder, settings, RandomText(_VOCABULARY), device, 0)  # type: ignore[arg-type] # has what the loop reads
     predicted = predict_training(settings, _VOCABULARY, "cuda").peak_bytes
     return loop.step, facts(decoder, 2, _SEQUENCE, trains_in=torch.bfloat16), predicted
 
@@ -113,6 +100,7 @@ def peer(case: Case) -> tuple[Any, None, None]:
     import transformers
 
     from efficientllm.models.sizes import SIZES
+    from random_text import RandomText
 
     if case.who == "liger":
         from liger_kernel.transformers import apply_liger_kernel_to_qwen2
@@ -130,7 +118,7 @@ def peer(case: Case) -> tuple[Any, None, None]:
     model.train()
     run = torch.compile(model) if case.settings.get("compile") else model
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
-    text, count = RandomText(), iter(range(10**9))
+    text, count = RandomText(_VOCABULARY), iter(range(10**9))
 
     def step() -> float:
         import numpy as np

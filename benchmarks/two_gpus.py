@@ -16,10 +16,8 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from efficientllm.data.order import Offsets
 from efficientllm.devices._contract import Device
 from efficientllm.devices.calibrate import matmul_bursts
 from efficientllm.devices.choose import open_device
@@ -32,27 +30,11 @@ from efficientllm.records.settings import CalibrateSettings, PretrainSettings
 from efficientllm.training import communication
 from efficientllm.training.loop import TrainLoop
 from efficientllm.training.ranks import Ranks, joined
+from random_text import RandomText
 
 VOCAB_TOKENS, ROW_TOKENS = 151_936, 2048
 WARM_UP, MEASURED = 5, 12
 SMALL = {"num_layers": 4, "width": 256, "num_heads": 4, "num_kv_heads": 2, "head_dim": 64, "mlp_width": 704}
-
-
-class RandomTokens:
-    """Tokens that nobody wrote, with the face of a `TokenFile`.
-
-    Args:
-        vocab_tokens: they are below it.
-        num_tokens: how many.
-    """
-
-    def __init__(self, vocab_tokens: int, num_tokens: int) -> None:
-        self.num_tokens = num_tokens
-        self._tokens = np.random.default_rng(0).integers(0, vocab_tokens, num_tokens, dtype=np.int64)
-
-    def rows(self, starts: Offsets, sequence_tokens: int) -> np.ndarray:
-        """Return rows with their last target, int64 [rows, sequence_tokens + 1]."""
-        return self._tokens[starts[:, None] + np.arange(sequence_tokens + 1)]
 
 
 def links(device: Device, ranks: Ranks) -> dict[str, float]:
@@ -75,7 +57,7 @@ def train(device: Device, ranks: Ranks, size: str, rows: str) -> dict[str, float
     where = device.torch_device()
     decoder = build_decoder(settings, vocab_tokens=VOCAB_TOKENS, seed=0, device=where)
     work = train_work(decoder, settings.rows_per_step, ROW_TOKENS)
-    text = RandomTokens(VOCAB_TOKENS, 4096 * ROW_TOKENS)
+    text = RandomText(VOCAB_TOKENS, 4096 * ROW_TOKENS)
     loop = TrainLoop(decoder, settings, text, device, 0, ranks)  # type: ignore[arg-type] # has what of a TokenFile is used
     device.empty_cache()
     warm_up = [loop.step() for _ in range(WARM_UP)]
@@ -127,7 +109,7 @@ def losses(device: Device, ranks: Ranks) -> dict[str, list[float]]:
             learning_rate=1e-3,
         )
         decoder = build_decoder(settings, vocab_tokens=512, seed=0, device=device.torch_device())
-        text = RandomTokens(512, 64 * 256 + 1)
+        text = RandomText(512, 64 * 256 + 1)
         loop = TrainLoop(decoder, settings, text, device, 0, ranks)  # type: ignore[arg-type]
         found[name] = [loop.step() for _ in range(loop.num_steps)]
     return found

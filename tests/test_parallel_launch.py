@@ -23,16 +23,6 @@ from efficientllm.records.protocol import PROTOCOLS
 from efficientllm.records.trial import make_trial
 
 
-@pytest.fixture(scope="module")
-def text(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("text")
-    (folder / "corpus").mkdir()
-    for i in range(12):
-        lines = (f"line {j} of text {i}: the {j * i % 7} quick foxes jump over {j % 5} lazy dogs\n" for j in range(120))
-        (folder / "corpus" / f"{i:02}.txt").write_text("".join(lines))
-    return folder
-
-
 def card(folder, number, power_w, others=()):
     """A card that draws so many watts all the time."""
     energy = {"points": [[0, 0], [600, 600 * power_w]], "linear": True, "update_every_s": 0.02, "cumulative": True}

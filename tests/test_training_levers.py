@@ -22,16 +22,6 @@ SMALL = {"num_layers": 2, "width": 64, "num_heads": 4, "num_kv_heads": 2, "mlp_w
 PARTS = [("mixer", name) for name in catalog.names("mixer")] + [("mlp", name) for name in catalog.names("mlp")]
 
 
-@pytest.fixture(scope="module")
-def text(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("text")
-    (folder / "corpus").mkdir()
-    for i in range(12):
-        lines = (f"line {j} of text {i}: the {j * i % 7} quick foxes jump over {j % 5} lazy dogs\n" for j in range(120))
-        (folder / "corpus" / f"{i:02}.txt").write_text("".join(lines))
-    return folder
-
-
 def loop_of(text, **more):
     fields = {"tokens": 64 * 20, "sequence_tokens": 32, "heldout_tokens": 256, "vocab_tokens": 320, "shape": SMALL}
     settings = PretrainSettings(corpus=Choice(name=str(text / "corpus")), **{**fields, **more})

@@ -23,17 +23,6 @@ from efficientllm.workloads.quality import decoder_scorer
 SMALL = {"num_layers": 2, "width": 32, "num_heads": 2, "num_kv_heads": 1, "head_dim": 16, "mlp_width": 48}
 
 
-@pytest.fixture(scope="module")
-def text(tmp_path_factory):
-    """A folder with a corpus and a cache for its tokens."""
-    folder = tmp_path_factory.mktemp("text")
-    (folder / "corpus").mkdir()
-    for i in range(12):
-        lines = (f"line {j} of text {i}: the {j * i % 7} quick foxes jump over {j % 5} lazy dogs\n" for j in range(120))
-        (folder / "corpus" / f"{i:02}.txt").write_text("".join(lines))
-    return folder
-
-
 def settings_of(text, mlp="moe", **more):
     choice = mlp if isinstance(mlp, Choice) else Choice(name=mlp)
     fields = {"tokens": 64 * 20, "micro_batch": 2, "sequence_tokens": 32, "heldout_tokens": 256, "vocab_tokens": 320}
