@@ -108,12 +108,14 @@ class _Step:
         return self.working + (self.saved if self.again else 0.0)
 
     def _cached_copies(self) -> float:
-        """Return the copies of weights that autocast keeps to the end of an eager forward pass, and nobody else."""
-        block, recomputed = self.decoder.block(0), self.settings.activation_checkpointing
-        if self.ahead.compiled or recomputed == "none":
+        """Return the copies of weights that autocast keeps to the end of an eager forward pass, and nobody else.
+
+        Where layers are to leave nothing behind, the training loop has it make them anew (`TrainLoop.autocast`).
+        """
+        anew = self.again or self.settings.offload == "weights"
+        if self.ahead.compiled or anew or self.settings.activation_checkpointing == "none":
             return 0.0
-        parts = (block.mixer, block.mlp) if self.again else (block.mlp,)
-        return self.num_layers * sum(copied_bytes(part, self.ahead, stacked=False) for part in parts)
+        return self.num_layers * copied_bytes(self.decoder.block(0).mlp, self.ahead, stacked=False)
 
 
 def block_saved_bytes(block: Block, settings: TrainingSettings, ahead: ForwardPass) -> float:
