@@ -289,7 +289,12 @@ def test_a_killed_write_leaves_whole_files_only(tmp_path):
         study.check_writable()
         base = example_measurement(step_s=(0.1,) * 4000)
         rng = random.Random(0)
-        for life in range(120):
+        study.write(base)
+        whole = max(path.stat().st_size for path in study.files())
+        for life in range(3000):
+            torn = [path for path in study.measurements_folder.glob(".tmp-*") if path.stat().st_size < whole - 100]
+            if life >= 120 and torn:
+                break  # until then no kill fell into the middle of a write
             child = os.fork()
             if child == 0:
                 number = 0
