@@ -11,13 +11,13 @@ from typing import Any
 import torch
 
 from efficientllm import registry
-from efficientllm.errors import UserError, did_you_mean
+from efficientllm.errors import UserError
 from efficientllm.models.decoder import Decoder
 from efficientllm.models.mixers._contract import MixerEntry
 from efficientllm.models.mlp._contract import MlpEntry
 from efficientllm.models.position._contract import PositionEntry
 from efficientllm.models.shape import Shape
-from efficientllm.records.choice import Choice
+from efficientllm.records.choice import Choice, refuse_unknown_options
 from efficientllm.records.model_settings import ModelSettings
 
 _ENTRIES: dict[str, type] = {"mixer": MixerEntry, "position": PositionEntry, "mlp": MlpEntry}
@@ -79,12 +79,7 @@ def load_slot(kind: str, choice: Choice) -> Any:
             f"ENTRY of {choice.address()} is a {type(entry).__name__}, not a {_ENTRIES[kind].__name__}. "
             f"Choose it for another slot, or end the file with `ENTRY = {_ENTRIES[kind].__name__}(...)`."
         )
-    known = known_options(kind, entry.build)  # type: ignore[attr-defined] # one of the three, which all build
-    for key in choice.options:
-        if key not in known:
-            all_known = f"Known: {', '.join(known)}." if known else "It has no options."
-            hint = did_you_mean(key, known)
-            raise UserError(f"unknown option {key!r} of {kind} {choice.name}. {hint}{all_known}")
+    refuse_unknown_options(kind, choice, known_options(kind, entry.build))  # type: ignore[attr-defined] # all three build
     return entry
 
 

@@ -85,9 +85,7 @@ def even_chunk(num_tokens: int, most: int) -> int:
     >>> even_chunk(16384, 4417), even_chunk(100, 4417), even_chunk(1000, 7)
     (4096, 4417, 7)
     """
-    if num_tokens <= most:
-        return most
-    if most < _MULTIPLE:
+    if num_tokens <= most or most < _MULTIPLE:
         return most
     whole = most // _MULTIPLE * _MULTIPLE
     num_chunks = -(-num_tokens // whole)
@@ -129,8 +127,7 @@ def _forward(ctx: Any, hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor, ch
     grad_hidden_ND = torch.empty_like(hidden_ND)
     grad_head_VD = torch.zeros_like(head_VD, dtype=torch.float32)
     head, losses = head_VD.to(dtype), []
-    replace = _find_kernel() if _kernel_serves(hidden_ND) else _replace_by_gradient
-    assert replace is not None
+    replace = _KERNEL if _KERNEL is not None and _kernel_serves(hidden_ND) else _replace_by_gradient
     for start in range(0, hidden_ND.shape[0], chunk):
         rows = slice(start, start + chunk)
         hidden = hidden_ND[rows].to(dtype)
@@ -169,11 +166,7 @@ def _replace_by_gradient(logits_CV: Tensor, targets_C: Tensor, share: Tensor) ->
 
 
 def _kernel_serves(hidden: Tensor) -> bool:
-    return hidden.device.type == "cuda" and _find_kernel() is not None
-
-
-def _find_kernel() -> ReplaceByGradient | None:
-    return _KERNEL
+    return hidden.device.type == "cuda" and _KERNEL is not None
 
 
 def _load() -> ReplaceByGradient | None:

@@ -35,11 +35,6 @@ from efficientllm.records.training_settings import TrainingSettings
 _TOKEN_BYTES = 16
 
 
-def peak(decoder: Decoder, num_layers: int, settings: TrainingSettings, ahead: ForwardPass) -> MemoryPrediction:
-    """Return the moment that takes the most; arguments as for `moments`."""
-    return max(moments(decoder, num_layers, settings, ahead), key=lambda moment: moment.peak_bytes)
-
-
 def moments(
     decoder: Decoder, num_layers: int, settings: TrainingSettings, ahead: ForwardPass
 ) -> tuple[MemoryPrediction, ...]:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
+
+from efficientllm.errors import UserError, did_you_mean
 
 Scalar = bool | int | float | str
 
@@ -39,3 +43,15 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
             return self.name
         inner = ", ".join(f"{key}={value}" for key, value in self.options.items())
         return f"{self.name}({inner})"
+
+
+def refuse_unknown_options(kind: str, choice: Choice, known: Sequence[str]) -> None:
+    """Refuse an option that the chosen entry does not have.
+
+    Raises:
+        UserError: there is one.
+    """
+    for key in choice.options:
+        if key not in known:
+            all_known = f"Known: {', '.join(known)}." if known else "It has no options."
+            raise UserError(f"unknown option {key!r} of {kind} {choice.name}. {did_you_mean(key, known)}{all_known}")

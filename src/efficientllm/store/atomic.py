@@ -39,7 +39,7 @@ def write_new(path: Path, data: bytes) -> bool:
             if path.read_bytes() == data:
                 return False
             raise ResultsError(f"{path} exists and differs. What is stored is never overwritten.") from None
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     return True
 
 
@@ -51,7 +51,7 @@ def replace(path: Path, data: bytes) -> None:
     """
     with _temporary(path, data) as temporary:
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
 
 
 def sweep(folder: Path) -> None:
@@ -104,7 +104,7 @@ def _link(temporary: Path, path: Path) -> None:
         os.replace(temporary, path)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make a new name durable; where folders cannot be opened (Windows) the system does it in its own time."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)

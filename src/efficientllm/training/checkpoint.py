@@ -23,11 +23,12 @@ from pathlib import Path
 import msgspec
 
 from efficientllm.errors import ResultsError
+from efficientllm.store.atomic import sync_folder
 from efficientllm.training.curve_log import CurveLog
 from efficientllm.training.group import first_does, num_ranks, rank_here, together
 from efficientllm.training.loop import TrainLoop
 from efficientllm.training.loop_state import Numbers, read_state, write_state
-from efficientllm.training.tensor_file import file_crc32, sync_folder, write_tensors
+from efficientllm.training.tensor_file import file_crc32, write_tensors
 
 STATE, CURVE = "state.json", "curve.safetensors"
 #: So many are kept: the older one is there for the day on which the newer one cannot be read.

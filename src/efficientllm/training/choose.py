@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from efficientllm import registry
-from efficientllm.errors import UserError, did_you_mean
-from efficientllm.records.choice import Choice
+from efficientllm.errors import UserError
+from efficientllm.records.choice import Choice, refuse_unknown_options
 from efficientllm.records.training_settings import TrainingSettings
 from efficientllm.training.offload import HostOptimizer
 from efficientllm.training.optimizers._contract import Groups, OptimizerEntry, parameter_groups
@@ -36,7 +36,7 @@ def load_optimizer(
         Unsupported: it cannot be had here.
     """
     entry = _load("optimizer", settings.optimizer, OptimizerEntry)
-    _check_options("optimizer", settings.optimizer, entry.build)
+    refuse_unknown_options("optimizer", settings.optimizer, _options_of(entry.build))
     groups = parameter_groups(model, settings)
 
     def build(groups: Groups) -> torch.optim.Optimizer:
@@ -67,7 +67,7 @@ def load_schedule(settings: TrainingSettings) -> Callable[[float], float]:
     """
     choice = settings.schedule
     entry = _load("schedule", choice, ScheduleEntry)
-    _check_options("schedule", choice, entry.share)
+    refuse_unknown_options("schedule", choice, _options_of(entry.share))
     share = functools.partial(entry.share, final_ratio=settings.final_lr_ratio, **choice.options)
     share(1.0)  # an option that it cannot take is refused before anything runs
     return share
@@ -80,10 +80,6 @@ def _load(kind: str, choice: Choice, type_: type) -> Any:
     return entry
 
 
-def _check_options(kind: str, choice: Choice, function: Callable[..., Any]) -> None:
-    """Both kinds are given two things before their options."""
-    known = list(inspect.signature(function).parameters)[2:]
-    for key in choice.options:
-        if key not in known:
-            all_known = f"Known: {', '.join(known)}." if known else "It has no options."
-            raise UserError(f"unknown option {key!r} of {kind} {choice.name}. {did_you_mean(key, known)}{all_known}")
+def _options_of(function: Callable[..., Any]) -> list[str]:
+    """Return the names of an entry's options; both kinds are given two things before them."""
+    return list(inspect.signature(function).parameters)[2:]

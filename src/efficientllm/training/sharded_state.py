@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from efficientllm.errors import Unsupported
+from efficientllm.store.atomic import sync_folder
 from efficientllm.training.group import all_say, rank_here
 from efficientllm.training.loop import TrainLoop
 from efficientllm.training.loop_state import Numbers, group_numbers, random_states, set_group, set_random_states
-from efficientllm.training.tensor_file import file_crc32, read_tensors, sync_folder, write_tensors
+from efficientllm.training.tensor_file import file_crc32, read_tensors, write_tensors
 
 SHARDS = "shards"
 

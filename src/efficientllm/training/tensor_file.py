@@ -82,16 +82,6 @@ def file_crc32(path: Path) -> int:
     return checksum
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable; where folders cannot be opened (Windows) the system does it in its time."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
 def _header(tensors: Mapping[str, Tensor]) -> bytes:
     entries: dict[str, object] = {}
     end = 0
