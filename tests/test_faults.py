@@ -120,7 +120,8 @@ def run(folder, script, text):
 
 
 def test_a_trial_on_a_steady_card_has_idle_power_with_and_without_a_context_and_energy_net_of_it(tmp_path, corpus):
-    resting = RECIPE.format(corpus=corpus, mixers="mha").replace("idle_s: 0.4", "idle_s: 2.0")  # a busy machine reads late
+    recipe = RECIPE.format(corpus=corpus, mixers="mha")
+    resting = recipe.replace("idle_s: 0.4", "idle_s: 2.0")  # a busy machine reads late
     measured = run(tmp_path, steady(), resting)["pretrain", "mha"]
     assert measured.outcome == "ok", measured.reason
     assert measured.figures["idle_power_w"] == pytest.approx(100, rel=0.05)
