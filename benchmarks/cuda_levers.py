@@ -24,6 +24,7 @@ from efficientllm.records.choice import Choice
 from efficientllm.records.settings import PretrainSettings
 from efficientllm.training.loop import TrainLoop
 from efficientllm.training.offload import building_device
+from efficientllm.training.tokens import StepTokens
 from efficientllm.units import bytes_text, seconds_text
 from random_text import RandomText
 
@@ -92,7 +93,9 @@ def run(device: Device, more: dict[str, Any], *, compiles: bool) -> tuple[list[f
         dtype=getattr(torch, settings.weights_dtype),
         draws_on=device.torch_device(),
     )
-    loop = TrainLoop(decoder, settings, RandomText(VOCAB_TOKENS), device, 0)  # type: ignore[arg-type]
+    loop = TrainLoop(
+        decoder, settings, StepTokens(RandomText(VOCAB_TOKENS), settings, device.torch_device(), 0), device
+    )  # type: ignore[arg-type]
     losses, times_s = [loop.step()], []
     device.reset_peak_memory()
     while loop.steps_left:

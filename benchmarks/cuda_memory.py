@@ -31,6 +31,7 @@ from efficientllm.records.prediction import MemoryPrediction
 from efficientllm.records.settings import PretrainSettings
 from efficientllm.training.loop import TrainLoop
 from efficientllm.training.offload import building_device
+from efficientllm.training.tokens import StepTokens
 from random_text import RandomText
 
 VOCAB_TOKENS, STEPS = 151_936, 3
@@ -86,7 +87,9 @@ def measure(settings: PretrainSettings, snapshot: bool) -> dict[str, float]:
         dtype=getattr(torch, settings.weights_dtype),
         draws_on=on,
     )
-    loop = TrainLoop(decoder, settings, RandomText(VOCAB_TOKENS), device, 0)  # type: ignore[arg-type]
+    loop = TrainLoop(
+        decoder, settings, StepTokens(RandomText(VOCAB_TOKENS), settings, device.torch_device(), 0), device
+    )  # type: ignore[arg-type]
     found = {"loaded": float(torch.cuda.memory_allocated(on) - before)}
     loop.step()
     found["between steps"] = float(torch.cuda.memory_allocated(on) - before)

@@ -78,6 +78,7 @@ def ours(case: Case) -> tuple[Any, Any, float]:
     from efficientllm.records.choice import Choice
     from efficientllm.records.settings import PretrainSettings
     from efficientllm.training.loop import TrainLoop
+    from efficientllm.training.tokens import StepTokens
     from random_text import RandomText
 
     slots = {key: Choice(name=value) for key, value in case.settings.items() if key in ("mixer", "position")}
@@ -89,7 +90,7 @@ def ours(case: Case) -> tuple[Any, Any, float]:
     device = open_device("cuda")
     dtype = getattr(torch, settings.weights_dtype)
     decoder = build_decoder(settings, vocab_tokens=_VOCABULARY, seed=0, device="cuda", dtype=dtype)
-    loop = TrainLoop(decoder, settings, RandomText(_VOCABULARY), device, 0)  # type: ignore[arg-type] # has what the loop reads
+    loop = TrainLoop(decoder, settings, StepTokens(RandomText(_VOCABULARY), settings, device.torch_device(), 0), device)  # type: ignore[arg-type] # has what the loop reads
     predicted = predict_training(settings, _VOCABULARY, "cuda").peak_bytes
     return loop.step, facts(decoder, 2, _SEQUENCE, trains_in=torch.bfloat16), predicted
 

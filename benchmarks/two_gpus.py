@@ -30,6 +30,7 @@ from efficientllm.records.settings import CalibrateSettings, PretrainSettings
 from efficientllm.training import communication
 from efficientllm.training.loop import TrainLoop
 from efficientllm.training.ranks import Ranks, joined
+from efficientllm.training.tokens import StepTokens
 from random_text import RandomText
 
 VOCAB_TOKENS, ROW_TOKENS = 151_936, 2048
@@ -58,7 +59,7 @@ def train(device: Device, ranks: Ranks, size: str, rows: str) -> dict[str, float
     decoder = build_decoder(settings, vocab_tokens=VOCAB_TOKENS, seed=0, device=where)
     work = train_work(decoder, settings.rows_per_step, ROW_TOKENS)
     text = RandomText(VOCAB_TOKENS, 4096 * ROW_TOKENS)
-    loop = TrainLoop(decoder, settings, text, device, 0, ranks)  # type: ignore[arg-type] # has what of a TokenFile is used
+    loop = TrainLoop(decoder, settings, StepTokens(text, settings, device.torch_device(), 0, ranks), device, ranks)  # type: ignore[arg-type] # has what of a TokenFile is used
     device.empty_cache()
     warm_up = [loop.step() for _ in range(WARM_UP)]
     device.synchronize()
@@ -110,7 +111,7 @@ def losses(device: Device, ranks: Ranks) -> dict[str, list[float]]:
         )
         decoder = build_decoder(settings, vocab_tokens=512, seed=0, device=device.torch_device())
         text = RandomText(512, 64 * 256 + 1)
-        loop = TrainLoop(decoder, settings, text, device, 0, ranks)  # type: ignore[arg-type]
+        loop = TrainLoop(decoder, settings, StepTokens(text, settings, device.torch_device(), 0, ranks), device, ranks)  # type: ignore[arg-type]
         found[name] = [loop.step() for _ in range(loop.num_steps)]
     return found
 

@@ -20,6 +20,7 @@ from efficientllm.records.settings import PretrainSettings
 from efficientllm.training.loop import TrainLoop
 from efficientllm.training.parallel import is_share, local
 from efficientllm.training.ranks import joined, ranks_here
+from efficientllm.training.tokens import StepTokens
 from efficientllm.workloads.quality import decoder_scorer
 
 SHAPE = {"num_layers": 2, "width": 32, "num_heads": 2, "num_kv_heads": 1, "head_dim": 16, "mlp_width": 48}
@@ -45,7 +46,9 @@ def train(text, case):
     prepared = prepare(settings, Path(text) / "cache", settings.tokens)
     ranks, device = ranks_here(settings.ranks), open_device("cpu")
     decoder = build_decoder(settings, vocab_tokens=320, seed=0, device="cpu")
-    loop = TrainLoop(decoder, settings, prepared.train, device, 0, ranks)
+    loop = TrainLoop(
+        decoder, settings, StepTokens(prepared.train, settings, device.torch_device(), 0, ranks), device, ranks
+    )
     steps = [(loop.step(), sorted(loop.watched.values())) for _ in range(STEPS)]
     loop.rehearse()  # changes nothing
     rows = torch.from_numpy(judged_rows(prepared.heldout, settings)[0])

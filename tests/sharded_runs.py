@@ -20,6 +20,7 @@ from efficientllm.records.settings import PretrainSettings
 from efficientllm.training.checkpoint import Checkpoints
 from efficientllm.training.curve_log import CurveLog
 from efficientllm.training.loop import TrainLoop
+from efficientllm.training.tokens import StepTokens
 
 SMALL = {"num_layers": 2, "width": 32, "num_heads": 2, "num_kv_heads": 1, "head_dim": 16, "mlp_width": 48}
 STEPS, STOP = 10, 4
@@ -41,7 +42,12 @@ def loop_of(text, mlp="dense", *, shards=False, **more):
     decoder = build_decoder(settings, vocab_tokens=320, seed=0, device="cpu").to(dtype)
     if shards:
         share_out(decoder)
-    loop = TrainLoop(decoder, settings, prepared.train, open_device("cpu"), 0)
+    loop = TrainLoop(
+        decoder,
+        settings,
+        StepTokens(prepared.train, settings, open_device("cpu").torch_device(), 0),
+        open_device("cpu"),
+    )
     if shards:  # one without parameters, as may be where only some of them are shared out
         loop.optimizer.add_param_group({"params": [], "weight_decay": 0.0})
     return loop

@@ -16,6 +16,7 @@ from efficientllm.planner.predict import forward_pass, one_layer, predict_traini
 from efficientllm.planner.train_memory import moments
 from efficientllm.records.choice import Choice
 from efficientllm.training.loop import TrainLoop
+from efficientllm.training.tokens import StepTokens
 
 VOCAB = 320
 
@@ -33,7 +34,9 @@ class RandomTokens:
 def held(settings, vocab_tokens=VOCAB):
     """The most bytes that are alive in the second step."""
     decoder = build_decoder(settings, vocab_tokens=vocab_tokens, seed=0, device="cpu", dtype=dtype_of(settings))
-    loop = TrainLoop(decoder, settings, RandomTokens(vocab_tokens), CpuDevice(), 0)
+    loop = TrainLoop(
+        decoder, settings, StepTokens(RandomTokens(vocab_tokens), settings, CpuDevice().torch_device(), 0), CpuDevice()
+    )
     with Live() as live:
         for tensor in (*decoder.parameters(), *decoder.buffers()):
             live.see(tensor)

@@ -17,6 +17,7 @@ from efficientllm.records.choice import Choice
 from efficientllm.records.settings import PretrainSettings
 from efficientllm.training.blocks import prepare_blocks
 from efficientllm.training.loop import TrainLoop
+from efficientllm.training.tokens import StepTokens
 
 SMALL = {"num_layers": 2, "width": 64, "num_heads": 4, "num_kv_heads": 2, "mlp_width": 96}
 PARTS = [("mixer", name) for name in catalog.names("mixer")] + [("mlp", name) for name in catalog.names("mlp")]
@@ -28,7 +29,12 @@ def loop_of(text, **more):
     prepared = prepare(settings, text / "cache", settings.tokens)
     dtype = getattr(torch, settings.weights_dtype)
     decoder = build_decoder(settings, vocab_tokens=320, seed=0, device="cpu", dtype=dtype)
-    return TrainLoop(decoder, settings, prepared.train, open_device("cpu"), 0)
+    return TrainLoop(
+        decoder,
+        settings,
+        StepTokens(prepared.train, settings, open_device("cpu").torch_device(), 0),
+        open_device("cpu"),
+    )
 
 
 def decoder_of(recompute, **more):

@@ -23,6 +23,7 @@ from efficientllm.training.choose import load_optimizer
 from efficientllm.training.loop import TrainLoop
 from efficientllm.training.loop_state import read_state, write_state
 from efficientllm.training.offload import building_device
+from efficientllm.training.tokens import StepTokens
 
 SMALL = {"num_layers": 3, "width": 32, "num_heads": 2, "num_kv_heads": 1, "head_dim": 16, "mlp_width": 48}
 
@@ -32,7 +33,12 @@ def loop_of(text, **more):
     settings = PretrainSettings(shape=SMALL, corpus=Choice(name=str(text / "corpus")), **fields, **more)
     prepared = prepare(settings, text / "cache", settings.tokens)
     decoder = build_decoder(settings, vocab_tokens=320, seed=0, device="cpu")
-    return TrainLoop(decoder, settings, prepared.train, open_device("cpu"), 0)
+    return TrainLoop(
+        decoder,
+        settings,
+        StepTokens(prepared.train, settings, open_device("cpu").torch_device(), 0),
+        open_device("cpu"),
+    )
 
 
 def weights(loop):

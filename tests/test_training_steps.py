@@ -43,6 +43,8 @@ def test_clipping_inside_the_optimiser_is_clipping_before_it(fused, scale, clip_
 class Text:
     """A token file whose tokens are their own places."""
 
+    num_tokens = 1000
+
     def rows(self, starts, sequence_tokens):
         return starts[:, None] + np.arange(sequence_tokens + 1)
 
@@ -50,15 +52,19 @@ class Text:
 def test_tokens_are_those_of_their_step_whenever_they_were_fetched():
     settings = PretrainSettings(micro_batch=2, accumulation=3, sequence_tokens=8)
     order = TrainOrder(num_tokens=1000, sequence_tokens=8, seed=1)
-    tokens = StepTokens(Text(), order, settings, torch.device("cpu"))
-    straight = [torch.cat(tokens.of(step)) for step in range(4)]
+    tokens = StepTokens(Text(), settings, torch.device("cpu"), seed=1)
+
+    def rows(step):
+        return torch.cat([torch.cat((batch.tokens, batch.targets[:, -1:]), 1) for batch in tokens.of(step)])
+
+    straight = [rows(step) for step in range(4)]
     for step in (0, 1, 2, 3):
         assert straight[step][:, 0].tolist() == order.rows(step, 6).tolist()
     tokens.fetch(1)
-    assert torch.equal(torch.cat(tokens.of(1)), straight[1])
+    assert torch.equal(rows(1), straight[1])
     tokens.fetch(2)  # fetched for nothing: another step is asked for
-    assert torch.equal(torch.cat(tokens.of(3)), straight[3])
-    assert [part.shape for part in tokens.of(0)] == [(2, 9)] * 3
+    assert torch.equal(rows(3), straight[3])
+    assert [batch.tokens.shape for batch in tokens.of(0)] == [(2, 8)] * 3
 
 
 @pytest.mark.parametrize("num_tokens", [1, 127, 128, 883, 884, 16_384, 16_385])

@@ -18,6 +18,7 @@ from efficientllm.records.protocol import PROTOCOLS
 from efficientllm.records.settings import PretrainSettings
 from efficientllm.records.trial import make_trial
 from efficientllm.training.loop import TrainLoop
+from efficientllm.training.tokens import StepTokens
 from efficientllm.workloads.quality import decoder_scorer
 
 SMALL = {"num_layers": 2, "width": 32, "num_heads": 2, "num_kv_heads": 1, "head_dim": 16, "mlp_width": 48}
@@ -34,7 +35,12 @@ def loop_of(text, mlp="moe", **more):
     settings = settings_of(text, mlp, **more)
     prepared = prepare(settings, text / "cache", settings.tokens)
     decoder = build_decoder(settings, vocab_tokens=320, seed=0, device="cpu")
-    return TrainLoop(decoder, settings, prepared.train, open_device("cpu"), 0)
+    return TrainLoop(
+        decoder,
+        settings,
+        StepTokens(prepared.train, settings, open_device("cpu").torch_device(), 0),
+        open_device("cpu"),
+    )
 
 
 def run_trial(settings, text, folder):

@@ -17,9 +17,9 @@ LEVELS = [
     {"records"},
     {"recipes"},
     {"store", "stats", "physics"},
-    {"data", "devices", "analysis"},
+    {"data", "devices", "precision", "analysis"},
     {"models", "report"},
-    {"engines", "meters", "training"},
+    {"engines", "adapters", "meters", "training"},
     {"planner"},
     {"workloads"},
     {"bench"},
@@ -28,7 +28,8 @@ LEVELS = [
 ]
 #: The rooms that join the wings: the command line, and the package from Python.
 JOINING = {"cli", "api"}
-MEASURING = {"data", "devices", "models", "engines", "meters", "training", "planner", "workloads", "bench"}
+MEASURING = {"data", "devices", "models", "adapters", "precision", "engines", "meters", "training", "planner"}
+MEASURING |= {"workloads", "bench"}
 READING = {"analysis", "report"}
 TORCH_FREE = {"errors", "units", "catalog", "registry", "records", "recipes", "store", "stats", "physics"} | READING
 

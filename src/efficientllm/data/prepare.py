@@ -18,6 +18,7 @@ from efficientllm.records.choice import Choice
 from efficientllm.records.measurement import DataFacts
 from efficientllm.records.model_settings import ModelSettings
 from efficientllm.records.settings import PretrainSettings
+from efficientllm.records.training_settings import TrainingSettings
 
 #: How often training may repeat a text. Up to 4 epochs cost little against fresh text (arXiv 2305.16264).
 MAX_EPOCHS = 4
@@ -97,7 +98,7 @@ def prepare(settings: ModelSettings, cache: Path, train_tokens_needed: int | Non
 
 def judged_rows(heldout: TokenFile, settings: ModelSettings) -> tuple[Tokens, int]:
     """Return the rows that judge a trial and their scored bytes: `test` rows, or `valid` ones where it only tunes."""
-    part = settings.judged_on if isinstance(settings, PretrainSettings) else "test"
+    part = settings.judged_on if isinstance(settings, TrainingSettings) else "test"
     return heldout.heldout_rows(settings.sequence_tokens, settings.heldout_tokens, part)
 
 

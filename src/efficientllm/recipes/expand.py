@@ -19,9 +19,6 @@ from efficientllm.records.model_settings import ModelSettings
 from efficientllm.records.settings import Settings
 from efficientllm.records.trial import Selected, Trial, make_trial
 
-#: What a stage with `from` may still say of the model; all else comes with the artifact.
-_OWN_WITH_FROM = ("dtype", "compile", "heldout_tokens")
-
 #: A stage that tunes counts its seeds from here: a setting chosen by some seeds would look too good on the same ones.
 _TUNING_SEEDS = 1000
 
@@ -174,12 +171,12 @@ def _settings(recipe: Recipe, stage: Stage, device: str, values: dict[str, Any],
     own = resolve(stage.kind, plain, recipe.file, where)
     if parent is None or not isinstance(own, ModelSettings):
         return own
-    taken = [key for key in ModelSettings.__struct_fields__ if key not in _OWN_WITH_FROM]
+    taken = [key for key in ModelSettings.__struct_fields__ if key not in own.own_with_from]
     for key in taken:
         if key in plain:
             raise RecipeError(f"{recipe.file}: {where}.{key}: comes with `from: {stage.source}`. Set it there.")
     inherited = {key: getattr(parent.settings, key) for key in taken}
-    for key in _OWN_WITH_FROM:
+    for key in own.own_with_from:
         if key not in plain:
             inherited[key] = getattr(parent.settings, key)
     replaced: Settings = msgspec.structs.replace(own, **inherited)

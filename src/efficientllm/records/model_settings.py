@@ -5,7 +5,7 @@ Every field has a default, so that a recipe names only what it means to set; a t
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 
@@ -41,7 +41,10 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         heldout_tokens: how many held-out tokens judge quality.
         sequence_tokens: length of a training row and of a quality row.
         compile: whether torch.compile is used.
+        own_with_from: what a stage that takes another one's model may still say; all else comes with the model.
     """
+
+    own_with_from: ClassVar[tuple[str, ...]] = ("dtype", "compile", "heldout_tokens")
 
     size: str = "tiny"
     preset: Choice = Choice(name="modern")

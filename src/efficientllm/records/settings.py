@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import msgspec
 
 from efficientllm.records.choice import Choice
-from efficientllm.records.model_settings import Count, Dtype, Length, ModelSettings, NonNegative, Positive, Rows
+from efficientllm.records.finetune_settings import FinetuneSettings
+from efficientllm.records.model_settings import Dtype, Length, ModelSettings, NonNegative, Positive, Rows
 from efficientllm.records.training_settings import TrainingSettings
 
 #: Settings that are filled from another folder than that of their own name.
-_SLOTS = {"outside": "corpus"}
+_SLOTS = {"outside": "corpus", "base_precision": "precision"}
 
 
 def slot_of(field: str) -> str:
@@ -34,15 +33,10 @@ class PretrainSettings(TrainingSettings, frozen=True, kw_only=True, tag_field="w
     """Training from scratch to a fixed token budget, then held-out quality.
 
     Attributes:
-        tokens: the budget; the run ends with the step that reaches it.
-        judged_on: `test` rows of the held-out text, or its `valid` rows, which share no token with them: what a setting
-            is chosen by must not be what it is judged by.
         outside: a corpus of another kind, whose held-out text is scored too, with the same tokenizer; null for none.
         target_loss: training loss, in nats a token, whose time, energy and FLOPs are told; 0 for none.
     """
 
-    tokens: Count = 1_000_000
-    judged_on: Literal["test", "valid"] = "test"
     outside: Choice | None = None
     target_loss: NonNegative = 0.0
 
@@ -110,10 +104,10 @@ class UserSettings(
     dtype: Dtype = "float32"
 
 
-Settings = PretrainSettings | InferenceSettings | VerifySettings | CalibrateSettings | UserSettings
+Settings = PretrainSettings | FinetuneSettings | InferenceSettings | VerifySettings | CalibrateSettings | UserSettings
 
 #: workload -> its settings, of those that a recipe can name.
 SETTINGS: dict[str, type[Settings]] = {
     str(kind.__struct_config__.tag): kind
-    for kind in (PretrainSettings, InferenceSettings, VerifySettings, CalibrateSettings)
+    for kind in (PretrainSettings, FinetuneSettings, InferenceSettings, VerifySettings, CalibrateSettings)
 }

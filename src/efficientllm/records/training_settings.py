@@ -17,6 +17,9 @@ class TrainingSettings(ModelSettings, frozen=True, kw_only=True):
     """What training can be told.
 
     Attributes:
+        tokens: the budget; the run ends with the step that reaches it.
+        judged_on: held-out text that judges: `test`, or `valid`, which shares nothing with it: what a setting is chosen
+            by must not be what it is judged by.
         micro_batch: rows in one forward pass of one rank.
         accumulation: forward passes in one step.
         global_batch: rows in one step over all ranks, whatever micro_batch and ranks are: it decides how many passes
@@ -39,6 +42,8 @@ class TrainingSettings(ModelSettings, frozen=True, kw_only=True):
         checkpoint_every: steps between two checkpoints, from which a run that was stopped goes on exactly; 0 for none.
     """
 
+    tokens: Count = 1_000_000
+    judged_on: Literal["test", "valid"] = "test"
     micro_batch: Rows = 8
     accumulation: Rows = 1
     global_batch: Steps = 0

@@ -14,7 +14,7 @@ from efficientllm.data.packing import TokenFile, Tokens
 from efficientllm.devices._contract import Device
 from efficientllm.models.decoder import Decoder
 from efficientllm.records.model_settings import ModelSettings
-from efficientllm.records.settings import PretrainSettings
+from efficientllm.records.training_settings import TrainingSettings
 
 _ROWS_AT_ONCE = 8
 
@@ -30,7 +30,7 @@ class Evaluation:
     def __init__(
         self,
         decoder: Decoder,
-        settings: PretrainSettings,
+        settings: TrainingSettings,
         heldout: TokenFile,
         device: Device,
         autocast: Callable[[], contextlib.AbstractContextManager[Any]],
@@ -72,7 +72,7 @@ def as_it_is(settings: ModelSettings) -> contextlib.AbstractContextManager[Any]:
     return region
 
 
-def evaluation_rows(heldout: TokenFile, settings: PretrainSettings) -> Tokens:
+def evaluation_rows(heldout: TokenFile, settings: TrainingSettings) -> Tokens:
     """Return rows for `evaluate_tokens` targets, as many as `heldout_tokens` fill at most, one at least.
 
     They are spread over the `valid` rows that belong to the trial's own `test` rows: these alone share nothing with

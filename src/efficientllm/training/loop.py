@@ -1,4 +1,4 @@
-"""One training step after another, in a deterministic order, to a token budget."""
+"""One training step after another, to a token budget."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ from typing import Any
 
 import torch
 
-from efficientllm.data.order import TrainOrder
-from efficientllm.data.packing import TokenFile
 from efficientllm.devices._contract import Device
 from efficientllm.errors import Diverged
 from efficientllm.models import expert_load
 from efficientllm.models.decoder import Decoder
-from efficientllm.records.settings import PretrainSettings
+from efficientllm.records.training_settings import TrainingSettings
 from efficientllm.training.blocks import prepare_blocks
 from efficientllm.training.choose import load_optimizer, load_schedule
 from efficientllm.training.clipping import clipped_step
@@ -26,11 +24,11 @@ from efficientllm.training.parallel import Shards
 from efficientllm.training.ranks import ALONE, Ranks
 from efficientllm.training.schedules._contract import learning_rate
 from efficientllm.training.streaming import StreamedLayers
-from efficientllm.training.tokens import StepTokens
+from efficientllm.training.tokens import MicroBatch, StepBatches
 
 
 class TrainLoop:
-    """An optimiser and a schedule over rows drawn in a seeded order; the loss of each step is checked.
+    """An optimiser and a schedule over the batches it is given; the loss of each step is checked.
 
     Several ranks take each its rows of a step and its share of the weights; loss and figures are then means over them.
 
@@ -46,16 +44,13 @@ class TrainLoop:
     def __init__(
         self,
         decoder: Decoder,
-        settings: PretrainSettings,
-        text: TokenFile,
+        settings: TrainingSettings,
+        batches: StepBatches,
         device: Device,
-        seed: int,
         ranks: Ranks = ALONE,
     ) -> None:
         self.decoder, self.settings = decoder, settings
-        self._device = device
-        order = TrainOrder(text.num_tokens, settings.sequence_tokens, seed, ranks.rank, ranks.world)
-        self._tokens = StepTokens(text, order, settings, device.torch_device())
+        self._device, self._batches = device, batches
         prepare_blocks(decoder, settings)
         self._streamed = StreamedLayers(decoder, device.torch_device()) if settings.offload == "weights" else None
         self.shards = Shards(decoder, settings, ranks)
@@ -107,7 +102,7 @@ class TrainLoop:
         self.decoder.after_step()
         self.steps_done += 1
         if self.steps_left:
-            self._tokens.fetch(self.steps_done)  # while the device is still at work on this step
+            self._batches.fetch(self.steps_done)  # while the device is still at work on this step
         means = self.shards.ranks.mean_(torch.stack(list(seen.values())))
         value, *others = means.tolist()  # all that is read of the device, at once
         self.watched = dict(zip(list(seen)[1:], others, strict=True))
@@ -124,11 +119,11 @@ class TrainLoop:
 
     def _gradients(self) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
         """Leave the step's gradients, those that lie over ranks clipped; return the losses of its passes."""
-        micro_batches = self._tokens.of(self.steps_done)
+        micro_batches = self._batches.of(self.steps_done)
         losses = []
-        for number, tokens_BT in enumerate(micro_batches, start=1):
+        for number, batch in enumerate(micro_batches, start=1):
             self.shards.before_pass(last=number == len(micro_batches))
-            losses.append(self._forward_backward(tokens_BT))
+            losses.append(self._forward_backward(batch))
         self.shards.after_passes(self.settings.clip_norm)
         return losses
 
@@ -139,18 +134,20 @@ class TrainLoop:
         else:
             clipped_step(self._optimizer, self.settings.clip_norm)
 
-    def _forward_backward(self, tokens_BT: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def _forward_backward(self, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return a pass's share of the step's loss, and of its auxiliary losses."""
         with self.autocast():
-            loss, extra = self.decoder.losses(tokens_BT[:, :-1], tokens_BT[:, 1:])
-        ((loss if extra is None else loss + extra) / self.settings.passes).backward()
+            loss, extra = self.decoder.losses(batch.tokens, batch.targets, batch.sequence_ids)
+        loss, extra = loss * batch.share, None if extra is None else extra / self.settings.passes
+        (loss if extra is None else loss + extra).backward()
         return loss.detach(), None if extra is None else extra.detach()
 
     def _seen(self, losses: list[tuple[torch.Tensor, torch.Tensor | None]]) -> dict[tuple[str, str], torch.Tensor]:
         """Return the loss first, then what else there is of this step, as scalars on the device."""
-        seen = {("loss", "nats/token"): torch.stack([loss for loss, _ in losses]).mean()}
+        seen = {("loss", "nats/token"): torch.stack([loss for loss, _ in losses]).sum()}
         extras = [extra for _, extra in losses if extra is not None]
         if extras:
-            seen["auxiliary_loss", "nats/token"] = torch.stack(extras).mean()
+            seen["auxiliary_loss", "nats/token"] = torch.stack(extras).sum()
         ratio = expert_load.step_max_ratio(self.decoder)
         if ratio is not None:
             seen["expert_load_max_ratio", "factor"] = ratio

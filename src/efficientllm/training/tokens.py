@@ -1,6 +1,9 @@
-"""The tokens of a step, on the device, fetched while the step before is still at work."""
+"""What a step trains on, on the device, fetched while the step before is still at work."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -8,29 +11,64 @@ from torch import Tensor
 from efficientllm.data.order import TrainOrder
 from efficientllm.data.packing import TokenFile
 from efficientllm.records.training_settings import TrainingSettings
+from efficientllm.training.ranks import ALONE, Ranks
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """What one forward pass is given.
+
+    Attributes:
+        tokens: BT, int64.
+        targets: BT, the token that each one should tell, or -100 where none counts.
+        sequence_ids: BT, tokens with different ids never see each other; None where each row is one sequence.
+        share: of the step's loss: its targets that count over those of all passes and ranks.
+    """
+
+    tokens: Tensor
+    targets: Tensor
+    sequence_ids: Tensor | None
+    share: float
+
+
+class StepBatches(Protocol):
+    """The micro-batches of each step of one rank."""
+
+    def of(self, step: int) -> list[MicroBatch]:
+        """Return those of a step."""
+        ...
+
+    def fetch(self, step: int) -> None:
+        """Send those of a step to the device, without waiting for it."""
+        ...
 
 
 class StepTokens:
-    """Rows of a rank's micro-batches, inputs and targets together.
+    """Rows of running text, of which every token but the first is a target.
 
     Args:
         text: the token file.
-        order: which rows each step takes.
         settings: rows of a micro-batch, how many of them, and their length.
         device: where to.
+        seed: of the order.
+        ranks: which share of each step is this rank's.
     """
 
-    def __init__(self, text: TokenFile, order: TrainOrder, settings: TrainingSettings, device: torch.device) -> None:
-        self._text, self._order, self._settings, self._device = text, order, settings, device
+    def __init__(
+        self, text: TokenFile, settings: TrainingSettings, device: torch.device, seed: int, ranks: Ranks = ALONE
+    ) -> None:
+        self._text, self._settings, self._device = text, settings, device
+        self._order = TrainOrder(text.num_tokens, settings.sequence_tokens, seed, ranks.rank, ranks.world)
         self._step = -1
         self._fetched: list[Tensor] = []
 
-    def of(self, step: int) -> list[Tensor]:
-        """Return the micro-batches of a step: int64, shape [micro_batch, sequence_tokens + 1] each."""
+    def of(self, step: int) -> list[MicroBatch]:
+        """Return the micro-batches of a step."""
         if step != self._step:
             self.fetch(step)
         fetched, self._fetched, self._step = self._fetched, [], -1
-        return fetched
+        share = 1.0 / self._settings.passes
+        return [MicroBatch(rows[:, :-1], rows[:, 1:], None, share) for rows in fetched]
 
     def fetch(self, step: int) -> None:
         """Send the tokens of a step to the device, without waiting for it."""

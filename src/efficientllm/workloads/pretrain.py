@@ -17,6 +17,7 @@ from efficientllm.training import communication
 from efficientllm.training.choose import state_bytes_on_device
 from efficientllm.training.loop import TrainLoop
 from efficientllm.training.offload import building_device
+from efficientllm.training.tokens import StepTokens
 from efficientllm.workloads import quality
 from efficientllm.workloads._contract import Job, WorkloadEntry
 from efficientllm.workloads.cards import copy_cards
@@ -57,7 +58,8 @@ def run(job: Job) -> None:
             dtype=getattr(torch, settings.weights_dtype),
             draws_on=device.torch_device(),
         )
-        loop = TrainLoop(decoder, settings, prepared.train, device, job.trial.seed, job.ranks)
+        batches = StepTokens(prepared.train, settings, device.torch_device(), job.trial.seed, job.ranks)
+        loop = TrainLoop(decoder, settings, batches, device, job.ranks)
     tell_prediction(job, prepared.tokenizer.vocab_tokens)
     tell_held(job, "loaded_bytes")
     resuming = Resuming(job, loop, prepared)

@@ -26,6 +26,7 @@ from efficientllm.records.model_settings import ModelSettings
 from efficientllm.records.settings import InferenceSettings, PretrainSettings, VerifySettings
 from efficientllm.records.window import Work
 from efficientllm.training.loop import TrainLoop
+from efficientllm.training.tokens import StepTokens
 from efficientllm.workloads._contract import Job, WorkloadEntry
 from efficientllm.workloads.cards import copy_cards
 
@@ -173,7 +174,8 @@ def decode_error(decoder: Decoder, engine: Engine, tokens_BT: Tensor, decode_tok
 def _train(job: Job, settings: VerifySettings, decoder: Decoder, prepared: Prepared) -> None:
     tokens = _TRAIN_STEPS * settings.rows * settings.sequence_tokens
     budget = _as(PretrainSettings, settings, tokens=tokens, micro_batch=settings.rows)
-    loop = TrainLoop(decoder, budget, prepared.train, job.device, job.trial.seed)
+    batches = StepTokens(prepared.train, budget, job.device.torch_device(), job.trial.seed)
+    loop = TrainLoop(decoder, budget, batches, job.device)
     with job.recorder.phase("warmup"):
         loop.step()
     work = train_work(decoder, settings.rows, settings.sequence_tokens)

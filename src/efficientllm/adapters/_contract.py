@@ -1,0 +1,67 @@
+"""What a fine-tuning method is: it says which numbers of a decoder are trained, and leaves a plain decoder at the end.
+
+attach(decoder)  ─  training  ─  save(folder)  ─  merge()  ─  a decoder as any other
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from efficientllm.models.decoder import Decoder
+from efficientllm.records.card import Card
+
+
+class Attached(ABC):
+    """A method at work on a decoder; `requires_grad` of the decoder's parameters says what is trained.
+
+    Attributes:
+        decoder: the model.
+    """
+
+    def __init__(self, decoder: Decoder) -> None:
+        self.decoder = decoder
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """Return name -> parameter of what is trained."""
+        return {name: p for name, p in self.decoder.named_parameters() if p.requires_grad}
+
+    def rate_factor(self, name: str) -> float:
+        """Return by how much a trained parameter's learning rate differs from the settings' (LoRA+)."""
+        return 1.0
+
+    @abstractmethod
+    def save(self, folder: Path, base: str = "") -> None:
+        """Write what was trained into a folder, with all that `load` needs; `base` names the model it belongs to."""
+
+    @abstractmethod
+    def load(self, folder: Path) -> None:
+        """Fill what is trained from a folder that `save` wrote.
+
+        Raises:
+            UserError: the folder belongs to another method or another model.
+        """
+
+    @abstractmethod
+    def merge(self) -> None:
+        """Leave a plain decoder whose weights compute what the adapted one did; nothing can be trained after it."""
+
+
+@dataclass(frozen=True)
+class MethodEntry:
+    """A method's entry.
+
+    Attributes:
+        card: the technique's claim.
+        attach: `attach(decoder, **options)` changes the decoder; its keyword parameters are the options a recipe can
+            set. Random numbers are drawn from torch's state, which the caller has seeded.
+        over_packed: why the method cannot be used over a base of low precision; empty if it can.
+    """
+
+    card: Card
+    attach: Callable[..., Attached]
+    over_packed: str = ""

@@ -1,0 +1,112 @@
+"""A dense layer of a decoder as adapters see it: several named layers that share one matrix.
+
+    decoder's `qkv` ── AdaptedLinear ── base: the frozen matrix, rows of q, k and v one after another
+                                     └─ parts: q_proj, k_proj, v_proj, each a `Rows` of it, or what peft made of one
+
+A step may so go on taking one product for all of them, while each has an adapter of its own under the name that it has
+in its family's checkpoints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from efficientllm.adapters._low_rank import LowRank
+
+
+class Rows(nn.Linear):
+    """Some rows of another layer's matrix, as a layer: it holds nothing of its own.
+
+    `materialise` makes it an ordinary layer for as long as a library reads and replaces its weight; `lend` ends that.
+    """
+
+    def __init__(self, owner: AdaptedLinear, start: int, rows: int) -> None:
+        nn.Module.__init__(self)  # a linear layer's own would allocate the matrix
+        self.in_features, self.out_features = owner.in_features, rows
+        self._owner, self._slice = (owner,), slice(start, start + rows)  # in a tuple it is no child
+
+    @property
+    def weight(self) -> Tensor:  # type: ignore[override]
+        """The rows as they are now."""
+        return self._owner[0].base.weight[self._slice]
+
+    @property
+    def bias(self) -> Tensor | None:  # type: ignore[override]
+        """Their part of the bias."""
+        bias = self._owner[0].base.bias
+        return None if bias is None else bias[self._slice]
+
+
+class _Whole(nn.Linear):
+    """Rows while they are materialised."""
+
+
+class AdaptedLinear(nn.Module):
+    """A frozen dense layer with adapters.
+
+    Attributes:
+        base: the layer, in full or in low precision.
+        parts: of each range of rows, in order: the layer that peft wrapped, or `Rows` where it did not.
+        low_rank: the fast form of all parts together, where there is one.
+    """
+
+    def __init__(self, base: nn.Linear) -> None:
+        super().__init__()
+        self.base = base
+        self.in_features, self.out_features = base.in_features, base.out_features
+        self.parts: nn.ModuleList = nn.ModuleList()
+        self.low_rank: LowRank | None = None
+        self._rows: list[Rows] = []
+
+    def split(self, rows: Sequence[int]) -> list[Rows]:
+        """Return this layer's rows as layers."""
+        starts = [sum(rows[:number]) for number in range(len(rows))]
+        self._rows = [Rows(self, start, count) for start, count in zip(starts, rows, strict=True)]
+        return self._rows
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the layer's result, adapters included."""
+        if self.low_rank is not None:
+            return self.low_rank(x, self.base)
+        found: list[Tensor] = [part(x) for part in self.parts]
+        return found[0] if len(found) == 1 else torch.cat([y.to(x.dtype) for y in found], -1)
+
+    @property
+    def weight(self) -> Tensor:
+        """The matrix that this layer amounts to: its result for each unit vector. For who needs it whole; it costs."""
+        unit = torch.eye(self.in_features, dtype=self.base.weight.dtype, device=self.base.weight.device)
+        product: Tensor = self(unit)
+        return (product if self.bias is None else product - self.bias).t()
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The layer's bias; adapters have none."""
+        return self.base.bias
+
+    def flops_per_token(self) -> float:
+        """Return the floating-point operations of one token without adapters: two for each weight."""
+        return 2.0 * self.in_features * self.out_features
+
+    def materialise(self) -> None:
+        """Let rows be ordinary layers, views of the matrix, whose weight a library may read and replace."""
+        weight, bias = self.base.weight.detach(), self.base.bias
+        for rows in self._rows:
+            rows.__class__ = _Whole  # type: ignore[assignment] # for as long as it has a weight of its own
+            rows._parameters["weight"] = nn.Parameter(weight[rows._slice], requires_grad=False)
+            own = None if bias is None else nn.Parameter(bias.detach()[rows._slice], requires_grad=False)
+            rows._parameters["bias"] = own
+
+    @torch.no_grad()
+    def lend(self) -> None:
+        """Take back what a library made of the rows, and let them be views again."""
+        for rows in self._rows:
+            target = self.base.weight[rows._slice]
+            made = rows._parameters["weight"]
+            assert made is not None
+            if made.data_ptr() != target.data_ptr():  # it was replaced, not changed in place
+                target.copy_(made)
+            del rows._parameters["weight"], rows._parameters["bias"]
+            rows.__class__ = Rows

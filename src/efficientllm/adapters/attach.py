@@ -1,0 +1,34 @@
+"""From settings to a method at work on a decoder."""
+
+from __future__ import annotations
+
+import inspect
+
+import torch
+
+from efficientllm import registry
+from efficientllm.adapters._contract import Attached, MethodEntry
+from efficientllm.errors import UserError
+from efficientllm.models.decoder import Decoder
+from efficientllm.records.choice import refuse_unknown_options
+from efficientllm.records.finetune_settings import FinetuneSettings
+
+
+def attach(decoder: Decoder, settings: FinetuneSettings, seed: int) -> Attached:
+    """Change a decoder as the settings' method wants it, then pack its frozen layers if they say so.
+
+    Raises:
+        UnknownNameError: no such method or precision.
+        UserError: an option that it does not have, or that does not fit this model.
+        Unsupported: a method that cannot be used over that precision.
+    """
+    choice = settings.method
+    entry = registry.load("method", choice.address())
+    if not isinstance(entry, MethodEntry):
+        raise UserError(f"ENTRY of {choice.address()} is a {type(entry).__name__}, not a MethodEntry.")
+    refuse_unknown_options("method", choice, list(inspect.signature(entry.attach).parameters)[1:])
+    devices = [decoder.device] if decoder.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        attached = entry.attach(decoder, **choice.options)
+    return attached

@@ -1,0 +1,45 @@
+"""What a number format is: how the matrix of a dense layer is held in it, and how it is read back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from efficientllm.records.card import Card
+
+
+class PackedLinear(nn.Linear):
+    """A dense layer whose matrix is held packed, in buffers; `weight` is made anew, in the layer's type, when read.
+
+    It is frozen. Its forward pass differentiates with respect to what goes in, and keeps the packed matrix alone.
+    """
+
+    def packed_bytes(self) -> int:
+        """Return the bytes that the matrix takes, scales and tables included."""
+        return sum(buffer.nbytes for buffer in self.buffers())
+
+
+@dataclass(frozen=True)
+class PrecisionEntry:
+    """A format's entry.
+
+    Attributes:
+        card: the technique's claim.
+        pack: `pack(weight, bias, **options)` returns the layer of a matrix `[out_features, in_features]`; its keyword
+            parameters are the options a recipe can set.
+        bits: bits of a number, its share of the scales included, with the default options.
+    """
+
+    card: Card
+    pack: Callable[..., PackedLinear]
+    bits: float
+
+
+def packed_bytes(module: nn.Module) -> int:
+    """Return the bytes of all packed matrices inside a module."""
+    return sum(layer.packed_bytes() for layer in module.modules() if isinstance(layer, PackedLinear))
+
+
+Pack = Callable[[Tensor, Tensor | None], PackedLinear]
