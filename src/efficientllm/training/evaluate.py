@@ -12,15 +12,19 @@ import torch
 
 from efficientllm.data.packing import TokenFile, Tokens
 from efficientllm.devices._contract import Device
+from efficientllm.models.cross_entropy import IGNORE
 from efficientllm.models.decoder import Decoder
 from efficientllm.records.model_settings import ModelSettings
 from efficientllm.records.training_settings import TrainingSettings
+
+#: Inputs and targets, [rows, tokens] each; a target that is `IGNORE` does not count.
+Rows = tuple[Tokens, Tokens]
 
 _ROWS_AT_ONCE = 8
 
 
 class Evaluation:
-    """The loss on `valid` rows, which share no token with the `test` rows that judge the trained model.
+    """The loss on held-out rows that share nothing with those that judge the trained model.
 
     Attributes:
         num_tokens: that each look predicts.
@@ -31,19 +35,16 @@ class Evaluation:
         self,
         decoder: Decoder,
         settings: TrainingSettings,
-        heldout: TokenFile,
+        rows: Rows | None,
         device: Device,
         autocast: Callable[[], contextlib.AbstractContextManager[Any]],
     ) -> None:
-        """Choose the rows.
-
-        Raises:
-            DataError: the held-out text is too short to be parted in `test` and `valid` rows.
-        """
+        """Take the rows; None where there is no look."""
         self._decoder, self._device, self._autocast = decoder, device, autocast
-        self._settings, self._every = settings, settings.evaluate_every
-        self._rows_RT = evaluation_rows(heldout, settings) if self._every else np.empty((0, 2), dtype=np.int64)
-        self.num_tokens = self._rows_RT[:, 1:].size
+        self._settings, self._every = settings, settings.evaluate_every if rows is not None else 0
+        nothing = np.empty((0, 1), dtype=np.int64)
+        self._tokens_RT, self._targets_RT = (nothing, nothing) if rows is None else rows
+        self.num_tokens = int((self._targets_RT != IGNORE).sum())
         self.elapsed_s = 0.0
 
     def due(self, steps_done: int) -> bool:
@@ -56,9 +57,13 @@ class Evaluation:
         begin_s = time.perf_counter()
         nats = []
         with self._autocast(), as_it_is(self._settings):
-            for start in range(0, len(self._rows_RT), _ROWS_AT_ONCE):
-                rows = torch.from_numpy(self._rows_RT[start : start + _ROWS_AT_ONCE]).to(self._device.torch_device())
-                nats.append(self._decoder.loss_sum(rows[:, :-1], rows[:, 1:])[0])
+            for start in range(0, len(self._tokens_RT), _ROWS_AT_ONCE):
+                some = slice(start, start + _ROWS_AT_ONCE)
+                tokens, targets = (
+                    torch.from_numpy(x[some]).to(self._device.torch_device())
+                    for x in (self._tokens_RT, self._targets_RT)
+                )
+                nats.append(self._decoder.loss_sum(tokens, targets)[0])
         mean = float(torch.stack(nats).sum()) / self.num_tokens
         self.elapsed_s += time.perf_counter() - begin_s
         return mean

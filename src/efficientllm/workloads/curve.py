@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 
-from efficientllm.data.packing import TokenFile
 from efficientllm.records.window import Work
-from efficientllm.training.evaluate import Evaluation
+from efficientllm.training.evaluate import Evaluation, Rows
 from efficientllm.training.loop import TrainLoop
 from efficientllm.training.progress import Pace
 from efficientllm.units import percent_text
@@ -20,10 +19,10 @@ class Curve:
     steps that had been done, each look.
     """
 
-    def __init__(self, job: Job, loop: TrainLoop, heldout: TokenFile, work: Work, window: OpenWindow) -> None:
+    def __init__(self, job: Job, loop: TrainLoop, rows: Rows | None, work: Work, window: OpenWindow) -> None:
         settings = loop.settings
         self._job, self._loop, self._window = job, loop, window
-        self._evaluation = Evaluation(loop.decoder, settings, heldout, job.device, loop.autocast)
+        self._evaluation = Evaluation(loop.decoder, settings, rows, job.device, loop.autocast)
         peak = job.matmul_peak_flop_per_s * settings.ranks
         self._pace = Pace(work.tokens, loop.num_steps, work.model_flops, peak)
 

@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import time
-
 import torch
 
 from efficientllm.data.packing import TokenFile
 from efficientllm.data.prepare import prepare
-from efficientllm.models import expert_load
 from efficientllm.models.build import build_decoder
 from efficientllm.models.checkpoint import save, weight_file_bytes
-from efficientllm.models.costs import facts, train_work
+from efficientllm.models.costs import facts
 from efficientllm.records.settings import PretrainSettings
-from efficientllm.training import communication
-from efficientllm.training.choose import state_bytes_on_device
+from efficientllm.training.evaluate import Rows, evaluation_rows
 from efficientllm.training.loop import TrainLoop
 from efficientllm.training.offload import building_device
 from efficientllm.training.tokens import StepTokens
 from efficientllm.workloads import quality
 from efficientllm.workloads._contract import Job, WorkloadEntry
 from efficientllm.workloads.cards import copy_cards
-from efficientllm.workloads.curve import Curve
+from efficientllm.workloads.measured_training import train
 from efficientllm.workloads.memory import tell_held, tell_prediction
 from efficientllm.workloads.resuming import Resuming
-
-#: At most this part of the token budget goes into warm-up, so that a short run still has a measured segment.
-_WARM_UP_SHARE = 0.25
 
 
 def run(job: Job) -> None:
@@ -67,7 +60,7 @@ def run(job: Job) -> None:
     with loop.autocast():
         dtype = getattr(torch, settings.dtype)
         recorder.model(facts(decoder, dtype.itemsize, settings.sequence_tokens, trains_in=dtype))
-    _train(job, loop, prepared.heldout, resuming)
+    train(job, loop, _looked_at(prepared.heldout, settings), resuming)
     quality.judge(quality.decoder_scorer(decoder, settings), prepared, settings, device, recorder)
     if job.artifact:
         with recorder.phase("save"), loop.at_rest():
@@ -78,43 +71,12 @@ def run(job: Job) -> None:
             recorder.figure("disk_bytes", weight_file_bytes(job.artifact))
 
 
-def _train(job: Job, loop: TrainLoop, heldout: TokenFile, resuming: Resuming) -> None:
-    recorder, settings = job.recorder, loop.settings
-    state_bytes = state_bytes_on_device(settings, loop.decoder)
-    work = train_work(loop.decoder, settings.rows_per_step, settings.sequence_tokens, state_bytes)
-    with recorder.window("curve", work=work, adaptive=False) as curve_window:
-        curve, losses = Curve(job, loop, heldout, work, resuming.kept(curve_window)), [0.0]
-
-        def step() -> None:
-            losses[0] = loop.step()
-
-        def after() -> None:
-            curve.note(losses[0])
-            resuming.save_if_due()
-
-        recorder.warm_up(step, max_steps=int(_WARM_UP_SHARE * loop.steps_left), after=after)
-        tell_held(job, "between_steps_bytes")
-        expert_load.reset(loop.decoder)
-        begin_s, evaluation_s = time.perf_counter(), curve.evaluation_s
-        with recorder.window("train", work=work, adaptive=False) as window:
-            while loop.steps_left:
-                with window.step():
-                    loss = loop.step()
-                curve.note(loss)
-                resuming.save_if_due()
-            for name, value in expert_load.figures(loop.decoder).items():
-                window.figure(name, value)
-        curve.close(evaluation_s, time.perf_counter() - begin_s)
-    resuming.tell_cost()
-    if not job.ranks.alone:
-        with recorder.phase("communication"):
-            figures, absent = communication.measure(loop.rehearse, job.ranks, job.device)
-        for name, value in figures.items():
-            window.figure(name, value)
-        for name, reason in absent.items():
-            window.absent(name, reason)
-    recorder.figure("tokens_fed", loop.tokens_seen)
-    recorder.figure("first_loss", loop.first_loss)
+def _looked_at(heldout: TokenFile, settings: PretrainSettings) -> Rows | None:
+    """Return the rows of looks at held-out text, where there are to be any."""
+    if not settings.evaluate_every:
+        return None
+    rows_RT = evaluation_rows(heldout, settings)
+    return rows_RT[:, :-1], rows_RT[:, 1:]
 
 
 ENTRY = WorkloadEntry(title="Pretraining to a fixed token budget", run=run)
