@@ -52,7 +52,7 @@ def train(text, case):
     steps = [(loop.step(), sorted(loop.watched.values())) for _ in range(STEPS)]
     loop.rehearse()  # changes nothing
     rows = torch.from_numpy(judged_rows(prepared.heldout, settings)[0])
-    score = decoder_scorer(decoder, settings)
+    score = decoder_scorer(decoder, settings, loop.autocast)
     nats, count = score(rows)
     whole = loop.shards.whole_weights()
     return {

@@ -176,6 +176,6 @@ def test_compiled_layers_take_the_same_steps_and_are_compiled_once_for_all_layer
     graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     assert graphs == 1, f"{graphs} compilations of 2 layers that are alike"
     rows = torch.randint(0, 320, (3, 17))
-    scored = [decoder_scorer(loop.decoder, loop.settings)(rows) for loop in (plain, compiled)]
+    scored = [decoder_scorer(loop.decoder, loop.settings, loop.autocast)(rows) for loop in (plain, compiled)]
     assert scored[1][0] == pytest.approx(scored[0][0], rel=1e-5)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1, "judging quality compiled anew"

@@ -14,12 +14,13 @@ from efficientllm.records.choice import Choice
 from efficientllm.records.measurement import Measurement
 from efficientllm.records.model_settings import ModelSettings
 from efficientllm.records.preset import OPEN, fill_slots
-from efficientllm.records.settings import InferenceSettings, PretrainSettings, VerifySettings
+from efficientllm.records.settings import InferenceSettings, VerifySettings
+from efficientllm.records.training_settings import TrainingSettings
 from efficientllm.records.trial import Trial
 from efficientllm.units import count_text
 
 #: Windows that are no section of their own: they are read from within the others, or reported apart.
-_NOT_COMPARED = ("load", "idle", "quality", "quality_outside", "curve")
+_NOT_COMPARED = ("load", "idle", "quality", "quality_outside", "curve", "forgetting_before", "forgetting_after")
 
 #: What a user calls a loop of his own is its technique, no condition.
 _LOOP_NAME = "name"
@@ -79,7 +80,7 @@ def points(group: Group) -> list[Point]:
         if isinstance(settings, InferenceSettings):
             for name, grids in (("prefill", settings.prefill), ("decode", settings.decode)):
                 found |= {(name, (("batch", grid.batch), ("tokens", grid.tokens))): None for grid in grids}
-        elif isinstance(settings, PretrainSettings):
+        elif isinstance(settings, TrainingSettings):
             found[("train", ())] = None
         elif isinstance(settings, VerifySettings):
             found[("verify", ())] = None
@@ -98,12 +99,19 @@ def conditions(group: Group) -> dict[str, str]:
     axes = {key for key, _ in next(iter(group.rows))}
     said = dict(group.split)
     said["workload"] = trial.settings_workload()
-    shared = {"model": "size", "corpus": "corpus", "dtype": "dtype", "engine": "engine"}
+    shared = {
+        "model": "size",
+        "corpus": "corpus",
+        "instructions": "instructions",
+        "base precision": "base_precision",
+        "dtype": "dtype",
+        "engine": "engine",
+    }
     for word, field in shared.items():
         value = getattr(settings, field, None)
         if value is not None and field not in axes:
             said[word] = value.label() if hasattr(value, "label") else str(value)
-    if isinstance(settings, PretrainSettings):
+    if isinstance(settings, TrainingSettings):
         said["tokens"] = f"{count_text(settings.tokens)} in steps of {_step_text(settings)}"
     if trial.selected is not None:
         said[trial.selected.over] = f"chosen after {trial.selected.stage}"
@@ -113,7 +121,7 @@ def conditions(group: Group) -> dict[str, str]:
     return said
 
 
-def _step_text(settings: PretrainSettings) -> str:
+def _step_text(settings: TrainingSettings) -> str:
     return f"{settings.rows_per_step} × {settings.sequence_tokens}"
 
 

@@ -8,6 +8,7 @@ from efficientllm.physics.finding import Finding, impossible
 from efficientllm.records.measurement import Measurement
 from efficientllm.records.model_settings import ModelSettings
 from efficientllm.records.settings import PretrainSettings, VerifySettings
+from efficientllm.records.training_settings import TrainingSettings
 from efficientllm.records.window import Window
 from efficientllm.units import significant
 
@@ -37,8 +38,8 @@ def tokens_accounted(measurement: Measurement, window: Window) -> list[Finding]:
         since = f" since step {measurement.figures['resumed_step']:.0f}" if before else ""
         text = f"its steps hold {seen} tokens, but {fed - before:.0f} were fed{since}"
         return impossible(window, "tokens_unaccounted", text)
-    done = measurement.outcome == "ok" and isinstance(settings, PretrainSettings)
-    if done and isinstance(settings, PretrainSettings) and abs(fed - settings.tokens) >= per_step:
+    done = measurement.outcome == "ok"
+    if done and isinstance(settings, TrainingSettings) and abs(fed - settings.tokens) >= per_step:
         return impossible(window, "tokens_unaccounted", f"{fed:.0f} tokens were fed of a budget of {settings.tokens}")
     return []
 

@@ -75,7 +75,7 @@ def expand(recipe: Recipe, device: str, done: Mapping[str, Measurement] | None =
         for repeat in range(max(stage.repeats or recipe.repeats for stage in stages)):
             for stage in stages:
                 if repeat < (stage.repeats or recipe.repeats):
-                    parents = made.get((stage.source, repeat), [])
+                    parents = _taken(recipe, stage, made.get((stage.source, repeat), []))
                     cells = list(_stage_trials(recipe, stage, device, repeat, parents, skipped, tried))
                     made[stage.name, repeat] = cells
                     trials += _ordered(cells, recipe, repeat)
@@ -102,6 +102,19 @@ def _tried(
     if stage.select is None:
         return []
     return results_of([t for (name, _), cells in made.items() if name == stage.select.source for t in cells], done)
+
+
+def _taken(recipe: Recipe, stage: Stage, parents: list[Trial]) -> list[Trial]:
+    """Return the trials of its source that a stage goes on with."""
+    taken = [parent for parent in parents if _matches(stage.only, parent.axes)]
+    if parents and not taken:
+        wanted = ", ".join(f"{key}: {value}" for key, value in stage.only.items())
+        known = sorted({f"{key}: {value}" for parent in parents for key, value in parent.axes.items()})
+        raise RecipeError(
+            f"{recipe.file}: stages.{stage.name}.only: no trial of {stage.source} has {wanted}. "
+            f"{did_you_mean(wanted, known)}Axes: {', '.join(known)}."
+        )
+    return taken
 
 
 def _stage_trials(

@@ -20,7 +20,7 @@ from efficientllm.records.protocol import PROTOCOLS, Protocol
 from efficientllm.records.settings import SETTINGS, Settings
 
 _TOP = ("name", "title", "device", "repeats", "seed", "order", "protocol", "baseline", "stages")
-_STAGE = ("name", "workload", "axes", "from", "per_device", "skip", "select", "repeats", "one_at_a_time")
+_STAGE = ("name", "workload", "axes", "from", "only", "per_device", "skip", "select", "repeats", "one_at_a_time")
 _DEVICES = ("auto", "cpu", "cuda")
 #: In place of an axis' list: every entry of its folder, so that a new one is covered by being there.
 _ALL = "all"
@@ -116,11 +116,19 @@ def _stage(raw: Any, index: int, file: str) -> Stage:
         axes=axes,
         one_at_a_time=_typed(raw, "one_at_a_time", bool, False, f"{file}: stages.{name}"),
         source=str(raw.get("from", "")),
+        only=_only(raw, file, name),
         per_device=_per_device(raw.get("per_device", {}), fields, file, name),
         skip=_skips(raw.get("skip", []), file),
         select=msgspec.convert(raw["select"], Select) if "select" in raw else None,
         repeats=_whole(raw, "repeats", 0, f"{file}: stages.{name}", 0),
     )
+
+
+def _only(raw: dict[str, Any], file: str, stage: str) -> dict[str, Any]:
+    only = _typed(raw, "only", dict, {}, f"{file}: stages.{stage}")
+    if only and "from" not in raw:
+        raise RecipeError(f"{file}: stages.{stage}.only: chooses among what another stage left. Name it with `from`.")
+    return only
 
 
 def _axes(raw: Any, kind: type[Settings], file: str, stage: str) -> dict[str, tuple[Any, ...]]:

@@ -28,6 +28,7 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
             another value than its first: what each lever does on its own. A row is then named by what is
             changed: `offload=weights`.
         source: name of the stage whose artifacts this one takes (`from:` in YAML), or empty.
+        only: of that stage's axes, the values that this one goes on with (`only: {mixer: gqa}`); all where it is empty.
         per_device: kind of device -> settings that replace the above on it.
         skip: combinations left out; each maps axes to values and says `because`.
         select: what an earlier stage chooses for this one, which takes that stage's other settings and axes too.
@@ -41,6 +42,7 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
     axes: dict[str, tuple[Any, ...]] = {}
     one_at_a_time: bool = False
     source: str = ""
+    only: dict[str, Any] = {}
     per_device: dict[str, dict[str, Any]] = {}
     skip: tuple[dict[str, Any], ...] = ()
     select: Select | None = None

@@ -51,6 +51,8 @@ class TrainLoop:
     ) -> None:
         self.decoder, self.settings = decoder, settings
         self._device, self._batches = device, batches
+        # adapters are float32 over a base in bf16: products take the settings' type all the same
+        self._one_dtype = all(p.dtype == getattr(torch, settings.dtype) for p in decoder.parameters())
         prepare_blocks(decoder, settings)
         self._streamed = StreamedLayers(decoder, device.torch_device()) if settings.offload == "weights" else None
         self.shards = Shards(decoder, settings, ranks)
@@ -160,7 +162,7 @@ class TrainLoop:
         behind, it makes them anew.
         """
         settings = self.settings
-        if settings.dtype == settings.weights_dtype:
+        if self._one_dtype:
             return contextlib.nullcontext()
         keeps = settings.activation_checkpointing != "full" and settings.offload != "weights"
         kind, dtype = self._device.torch_device().type, getattr(torch, settings.dtype)

@@ -61,7 +61,7 @@ def run(job: Job) -> None:
         dtype = getattr(torch, settings.dtype)
         recorder.model(facts(decoder, dtype.itemsize, settings.sequence_tokens, trains_in=dtype))
     train(job, loop, _looked_at(prepared.heldout, settings), resuming)
-    quality.judge(quality.decoder_scorer(decoder, settings), prepared, settings, device, recorder)
+    quality.judge(quality.decoder_scorer(decoder, settings, loop.autocast), prepared, settings, device, recorder)
     if job.artifact:
         with recorder.phase("save"), loop.at_rest():
             weights = loop.shards.whole_weights()  # all ranks give their shares, one writes

@@ -21,6 +21,9 @@ from efficientllm.workloads._contract import Recorder
 #: rows of tokens -> (sum of nats over the scored tokens, how many were scored).
 Scorer = Callable[[torch.Tensor], tuple[float, int]]
 
+#: Makes the context of a forward pass.
+Autocast = Callable[[], contextlib.AbstractContextManager[Any]]
+
 _ROWS_AT_ONCE = 8
 
 
@@ -30,14 +33,15 @@ def judge(scorer: Scorer, prepared: Prepared, settings: ModelSettings, device: D
     Every token of a row but the first is predicted from those before it in the row. `heldout_bits_per_byte` divides
     by the UTF-8 bytes of exactly the scored tokens.
     """
-    _score(scorer, judged_rows(prepared.heldout, settings), "quality", settings, device, recorder)
+    score(scorer, judged_rows(prepared.heldout, settings), "quality", settings, device, recorder)
     if prepared.outside is not None:
-        _score(scorer, outside_rows(prepared.outside, settings), "quality_outside", settings, device, recorder)
+        score(scorer, outside_rows(prepared.outside, settings), "quality_outside", settings, device, recorder)
 
 
-def _score(
+def score(
     scorer: Scorer, judged: tuple[Tokens, int], name: str, settings: ModelSettings, device: Device, recorder: Recorder
-) -> None:
+) -> float:
+    """Score rows in a window of this name; return the mean in nats a token, 0 where memory ran out."""
     rows_RT, scored_bytes = judged
     work = Work(tokens=_ROWS_AT_ONCE * settings.sequence_tokens, samples=_ROWS_AT_ONCE)
     nats, count = 0.0, 0
@@ -54,18 +58,16 @@ def _score(
         window.figure("heldout_nats_per_token", nats / count)
         window.figure("heldout_perplexity", math.exp(min(nats / count, 700.0)))
         window.figure("heldout_bits_per_byte", nats / math.log(2) / scored_bytes)
+        return nats / count
+    return 0.0
 
 
-def decoder_scorer(decoder: Decoder, settings: ModelSettings) -> Scorer:
-    """Return a scorer over a decoder that is in training form: its weights, its autocast type if that is another."""
-    autocast: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
-    dtype = getattr(torch, settings.dtype)
-    if dtype != decoder.dtype:
-        autocast = torch.autocast(decoder.device.type, dtype=dtype)
+def decoder_scorer(decoder: Decoder, settings: ModelSettings, autocast: Autocast) -> Scorer:
+    """Return a scorer over a decoder that is in training form, under the context of its forward passes."""
 
-    def score(rows_BT: torch.Tensor) -> tuple[float, int]:
-        with torch.inference_mode(), autocast, as_it_is(settings):
+    def scored(rows_BT: torch.Tensor) -> tuple[float, int]:
+        with torch.inference_mode(), autocast(), as_it_is(settings):
             nats, count = decoder.loss_sum(rows_BT[:, :-1], rows_BT[:, 1:])
         return float(nats), int(count)
 
-    return score
+    return scored

@@ -50,6 +50,23 @@ def find_figure(measurement: Measurement, window: Window, name: str) -> float | 
     return why_absent(measurement, window, name) if value is None else value
 
 
+def figure_of_trial(measurement: Measurement, name: str) -> float | Absent:
+    """Return a figure of the whole trial, or why there is none."""
+    value = measurement.figures.get(name)
+    return Absent(measurement.absent.get(name) or f"{name} was not recorded") if value is None else value
+
+
+def share_above_zero(measurement: Measurement, window: Window, figure: str, number: str) -> float | Absent:
+    """Return a share of so many items; none right at all is the floor of free answers, whose chance is zero."""
+    share, items = find_figure(measurement, window, figure), find_figure(measurement, window, number)
+    if isinstance(share, Absent) or isinstance(items, Absent):
+        return share if isinstance(share, Absent) else items
+    right = round(share * items)
+    if right == 0:
+        return Absent(f"at_floor: 0 of {items:.0f} are right, which zero right ones would explain too")
+    return share
+
+
 def why_absent(measurement: Measurement, window: Window, name: str) -> Absent:
     """Return the recorded reason for a quantity's absence, the window's own first."""
     return Absent(window.absent.get(name) or measurement.absent.get(name) or f"{name} was not recorded")

@@ -1,0 +1,33 @@
+"""Where a model's files are: a folder, or a hub id whose files are fetched once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from efficientllm.errors import UserError
+
+#: What is fetched: weights as safetensors, what describes them, the tokenizer. Never code.
+_FILES = ("*.safetensors", "*.json", "*.jinja")
+
+
+def locate_model(name: str) -> Path:
+    """Return the folder of a model.
+
+    Args:
+        name: a folder, or a hub id such as `Qwen/Qwen2.5-0.5B`.
+
+    Raises:
+        UserError: no such folder, and nothing of that name can be had from the hub.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise UserError(f"model {name!r}: no such folder. Give the folder of a saved model, or a hub id.")
+    import huggingface_hub
+
+    try:
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(_FILES)))
+    except (OSError, ValueError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"model {name!r} is no folder here and could not be had from the hub: {first}") from error
