@@ -10,7 +10,7 @@ import efficientllm
 from efficientllm.bench.batch import Workers
 from efficientllm.bench.ceilings import PATIENCE_S, calibrate, ceilings_of, matmul_peak
 from efficientllm.bench.digest import code_digest
-from efficientllm.bench.distinct import distinct_models
+from efficientllm.bench.distinct import distinct_models, read_text
 from efficientllm.bench.folders import artifact_folder, checkpoint_folder, forget_checkpoints
 from efficientllm.bench.forecast import Outlook, not_tried
 from efficientllm.bench.job import JobFile
@@ -23,19 +23,16 @@ from efficientllm.bench.refusals import refusals
 from efficientllm.bench.runner import Run, TrialInterrupted
 from efficientllm.bench.storing import store
 from efficientllm.bench.watcher import Watcher
-from efficientllm.data.prepare import prepare
 from efficientllm.devices._contract import Device
 from efficientllm.devices.choose import open_device
 from efficientllm.errors import DeviceBusy
 from efficientllm.meters.external import WallClock, read_meter
-from efficientllm.models.shape import resolve_shape
 from efficientllm.recipes.expand import Plan, expand
 from efficientllm.recipes.recipe import Recipe
 from efficientllm.recipes.select import reason_of_no_choice
 from efficientllm.records.environment import Environment
 from efficientllm.records.measurement import Ceilings, Measurement
 from efficientllm.records.prediction import MemoryPrediction
-from efficientllm.records.settings import PretrainSettings
 from efficientllm.records.trial import Trial
 from efficientllm.records.window import Caution
 from efficientllm.store.folder import Study
@@ -147,9 +144,7 @@ class StudyRun:
             read_meter(self.external)
         for settings in distinct_models(self.plan.trials):
             self.watcher.note(f"text: {settings.corpus.label()}")
-            budget = settings.tokens if isinstance(settings, PretrainSettings) else None
-            prepared = prepare(settings, self.cache, budget)
-            resolve_shape(settings, prepared.tokenizer.vocab_tokens)
+            read_text(settings, self.cache)
         if self._ceilings is not None:
             return
         self.watcher.note("calibration of this device")

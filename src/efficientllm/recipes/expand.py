@@ -81,7 +81,11 @@ def expand(recipe: Recipe, device: str, done: Mapping[str, Measurement] | None =
                     trials += _ordered(cells, recipe, repeat)
     if not trials:
         raise RecipeError(f"{recipe.file}: nothing is left to run. Take something out of `skip`.")
-    _check_baseline(recipe, trials)
+    _check_baseline(recipe.file, "baseline", recipe.baseline, trials)
+    for stage in recipe.stages:
+        own = [trial for trial in trials if trial.stage == stage.name]
+        if own:
+            _check_baseline(recipe.file, f"stages.{stage.name}.baseline", stage.baseline, own)
     return Plan(trials=tuple(trials), skipped=tuple(skipped.values()), pending=tuple(pending))
 
 
@@ -148,7 +152,7 @@ def _stage_trials(
             parent=parent.id if parent else "",
             stage=stage.name,
             axes=axes,
-            baseline=_matches(recipe.baseline, axes) if recipe.baseline else False,
+            baseline=_is_baseline(stage.baseline or recipe.baseline, axes),
             selected=selected,
             name=_lever(labels, values, stage.axes) if stage.one_at_a_time else "",
         )
@@ -238,6 +242,10 @@ def _matches(wanted: dict[str, Any], axes: dict[str, str]) -> bool:
     return all(axes.get(key) == str(value) for key, value in wanted.items())
 
 
+def _is_baseline(wanted: dict[str, Any], axes: dict[str, str]) -> bool:
+    return bool(wanted) and _matches(wanted, axes)
+
+
 def _ordered(cells: list[Trial], recipe: Recipe, repeat: int) -> list[Trial]:
     if recipe.order == "latin" and cells:
         turn = repeat % len(cells)
@@ -247,11 +255,9 @@ def _ordered(cells: list[Trial], recipe: Recipe, repeat: int) -> list[Trial]:
     return cells
 
 
-def _check_baseline(recipe: Recipe, trials: list[Trial]) -> None:
-    if not recipe.baseline or any(trial.baseline for trial in trials):
+def _check_baseline(file: str, where: str, wanted: dict[str, Any], trials: list[Trial]) -> None:
+    if not wanted or any(trial.baseline for trial in trials):
         return
     known = sorted({f"{key}: {value}" for trial in trials for key, value in trial.axes.items()})
-    given = ", ".join(f"{key}: {value}" for key, value in recipe.baseline.items())
-    raise RecipeError(
-        f"{recipe.file}: baseline: no trial has {given}. {did_you_mean(given, known)}Axes: {', '.join(known)}."
-    )
+    given = ", ".join(f"{key}: {value}" for key, value in wanted.items())
+    raise RecipeError(f"{file}: {where}: no trial has {given}. {did_you_mean(given, known)}Axes: {', '.join(known)}.")

@@ -20,7 +20,19 @@ from efficientllm.records.protocol import PROTOCOLS, Protocol
 from efficientllm.records.settings import SETTINGS, Settings
 
 _TOP = ("name", "title", "device", "repeats", "seed", "order", "protocol", "baseline", "stages")
-_STAGE = ("name", "workload", "axes", "from", "only", "per_device", "skip", "select", "repeats", "one_at_a_time")
+_STAGE = (
+    "name",
+    "workload",
+    "axes",
+    "from",
+    "only",
+    "baseline",
+    "per_device",
+    "skip",
+    "select",
+    "repeats",
+    "one_at_a_time",
+)
 _DEVICES = ("auto", "cpu", "cuda")
 #: In place of an axis' list: every entry of its folder, so that a new one is covered by being there.
 _ALL = "all"
@@ -117,6 +129,7 @@ def _stage(raw: Any, index: int, file: str) -> Stage:
         one_at_a_time=_typed(raw, "one_at_a_time", bool, False, f"{file}: stages.{name}"),
         source=str(raw.get("from", "")),
         only=_only(raw, file, name),
+        baseline=_typed(raw, "baseline", dict, {}, f"{file}: stages.{name}"),
         per_device=_per_device(raw.get("per_device", {}), fields, file, name),
         skip=_skips(raw.get("skip", []), file),
         select=msgspec.convert(raw["select"], Select) if "select" in raw else None,

@@ -28,6 +28,7 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
             another value than its first: what each lever does on its own. A row is then named by what is
             changed: `offload=weights`.
         source: name of the stage whose artifacts this one takes (`from:` in YAML), or empty.
+        baseline: axis -> value of this stage's own baseline, where it is another than the recipe's.
         only: of that stage's axes, the values that this one goes on with (`only: {mixer: gqa}`); all where it is empty.
         per_device: kind of device -> settings that replace the above on it.
         skip: combinations left out; each maps axes to values and says `because`.
@@ -42,6 +43,7 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
     axes: dict[str, tuple[Any, ...]] = {}
     one_at_a_time: bool = False
     source: str = ""
+    baseline: dict[str, Any] = {}
     only: dict[str, Any] = {}
     per_device: dict[str, dict[str, Any]] = {}
     skip: tuple[dict[str, Any], ...] = ()

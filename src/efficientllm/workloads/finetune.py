@@ -5,24 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import msgspec
 import torch
 
 from efficientllm.adapters._contract import Attached
 from efficientllm.adapters.attach import attach
-from efficientllm.data.chat import template_of
-from efficientllm.data.prepare import Prepared, judged_rows, prepare
-from efficientllm.data.samples import batch_rows, prepare_instructions
+from efficientllm.data.finetuning import prepare_finetuning
+from efficientllm.data.locate import locate_model
+from efficientllm.data.prepare import Prepared, judged_rows
+from efficientllm.data.samples import batch_rows
 from efficientllm.errors import UserError
 from efficientllm.models.build import build_decoder
 from efficientllm.models.checkpoint import load, save, weight_file_bytes
 from efficientllm.models.costs import facts
 from efficientllm.models.decoder import Decoder
-from efficientllm.models.locate import locate_model
 from efficientllm.records.finetune_settings import FinetuneSettings
 from efficientllm.records.window import Work
 from efficientllm.training.choose import state_bytes_on_device
-from efficientllm.training.evaluate import Rows
 from efficientllm.training.loop import TrainLoop
 from efficientllm.training.samples import StepSamples
 from efficientllm.workloads import quality
@@ -44,15 +42,13 @@ def run(job: Job) -> None:
     Raises:
         Diverged: the loss became NaN or exploded.
     """
-    settings, recorder, device = _settings(job), job.recorder, job.device
+    settings, recorder, device = job.trial.settings, job.recorder, job.device
+    assert isinstance(settings, FinetuneSettings)
     folder = _folder(job, settings)
     with recorder.phase("data"):
-        prepared = prepare(settings, job.cache, None)
-        template = template_of(folder, settings.chat_template)
-        told = prepare_instructions(settings, prepared.tokenizer, template, job.cache)
-        looked = _looked_at(job, settings, prepared)
-    details = {**prepared.facts.details, **told.details}
-    recorder.data(msgspec.structs.replace(prepared.facts, details=details))
+        text = prepare_finetuning(settings, job.parent_artifact, job.cache)
+    prepared, told = text.corpus, text.told
+    recorder.data(text.facts)
     for name, value in told.figures.items():
         recorder.figure(name, value)
     recorder.baseline_memory()
@@ -69,6 +65,7 @@ def run(job: Job) -> None:
         dtype = getattr(torch, settings.dtype)
         recorder.model(facts(decoder, dtype.itemsize, settings.sequence_tokens, trains_in=dtype))
     before = _remembered(job, loop, prepared, "forgetting_before", folder)
+    looked = batch_rows(text.looked_at, settings.sequence_tokens) if text.looked_at else None
     train(job, loop, looked, resuming)
     after = _remembered(job, loop, prepared, "forgetting_after", folder)
     if before and after:
@@ -78,15 +75,6 @@ def run(job: Job) -> None:
     else:
         Judge(decoder, settings, device, loop.autocast, prepared.tokenizer, recorder).judge(told.heldout)
     _keep(job, settings, decoder, attached, prepared, folder)
-
-
-def _settings(job: Job) -> FinetuneSettings:
-    """Return the trial's settings, with the tokenizer of the model that they name."""
-    settings = job.trial.settings
-    assert isinstance(settings, FinetuneSettings)
-    if not settings.model:
-        return settings
-    return msgspec.structs.replace(settings, tokenizer=str(locate_model(settings.model)))
 
 
 def _folder(job: Job, settings: FinetuneSettings) -> Path | None:
@@ -106,16 +94,6 @@ def _decoder(job: Job, settings: FinetuneSettings, folder: Path | None, prepared
             "They do not belong together."
         )
     return decoder
-
-
-def _looked_at(job: Job, settings: FinetuneSettings, prepared: Prepared) -> Rows | None:
-    """Return the rows of looks at held-out responses: validation samples, whatever judges at the end."""
-    if not settings.evaluate_every:
-        return None
-    valid = msgspec.structs.replace(settings, judged_on="valid" if settings.judged_on == "test" else "test")
-    template = template_of(_folder(job, settings), settings.chat_template)
-    samples = prepare_instructions(valid, prepared.tokenizer, template, job.cache).heldout
-    return batch_rows(samples, settings.sequence_tokens)
 
 
 def _tell_parts(job: Job, settings: FinetuneSettings, decoder: Decoder, attached: Attached) -> None:
