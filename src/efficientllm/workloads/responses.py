@@ -22,6 +22,7 @@ from efficientllm.data.tokenizer import Tokenizer
 from efficientllm.devices._contract import Device
 from efficientllm.models.cross_entropy import IGNORE
 from efficientllm.models.decoder import Decoder
+from efficientllm.models.generate import generate
 from efficientllm.records.finetune_settings import FinetuneSettings
 from efficientllm.records.window import Work
 from efficientllm.workloads._contract import OpenWindow, Recorder
@@ -115,38 +116,6 @@ class Judge:
                 right[i] = is_right(self.tokenizer.decode(ids), samples[i])
             self.recorder.progress(start + len(some), len(samples), "answers")
         return right
-
-
-def generate(decoder: Decoder, prompts: Sequence[Sequence[int]], max_new: int, end: int) -> list[list[int]]:
-    """Return what greedy decoding gives after each prompt, without the token that ends it.
-
-    Prompts may have different lengths, and nothing is padded: what all have is read at once, and from there on each
-    row goes on with its own prompt, token by token, until that is used up.
-
-    Args:
-        decoder: the model.
-        prompts: token ids, at least one each.
-        max_new: most tokens after a prompt.
-        end: id at which a row stops.
-    """
-    lengths = [len(prompt) for prompt in prompts]
-    common, longest = min(lengths), max(lengths)
-    state = decoder.allocate(len(prompts), longest + max_new)
-    shared = torch.tensor([list(prompt[:common]) for prompt in prompts], device=decoder.device)
-    logits_BV = decoder(shared, state=state, last_only=True)[:, 0]
-    made: list[list[int]] = [[] for _ in prompts]
-    done = [False] * len(prompts)
-    for place in range(common, longest + max_new):
-        likeliest = logits_BV.argmax(-1).tolist()
-        for row, token in enumerate(likeliest):
-            if place >= lengths[row] and not done[row]:
-                done[row] = token == end or len(made[row]) == max_new
-                made[row] += [] if done[row] else [token]
-        if all(done):
-            break
-        following = [prompts[row][place] if place < lengths[row] else likeliest[row] for row in range(len(prompts))]
-        logits_BV = decoder.step(torch.tensor(following, device=decoder.device), state)
-    return made
 
 
 def is_right(given: str, sample: Encoded) -> bool:

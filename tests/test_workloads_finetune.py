@@ -1,0 +1,151 @@
+"""Fine-tuning as a whole: a checkpoint made here, a task that can be learned, every method, judged before and after."""
+
+import json
+
+import pytest
+import torch
+from efficientllm.data.samples import Encoded
+
+from efficientllm.bench.job import JobFile
+from efficientllm.bench.worker import run_job
+from efficientllm.devices.choose import open_device
+from efficientllm.meters.marks import Marks
+from efficientllm.models import checkpoint
+from efficientllm.models.build import build_decoder
+from efficientllm.records import events
+from efficientllm.records.choice import Choice
+from efficientllm.records.protocol import PROTOCOLS
+from efficientllm.records.settings import FinetuneSettings, InferenceSettings
+from efficientllm.records.trial import make_trial
+from efficientllm.workloads.responses import is_right
+
+SMALL = {"num_layers": 2, "width": 64, "num_heads": 2, "num_kv_heads": 1, "head_dim": 32, "mlp_width": 96}
+
+
+def settings_of(text, **more):
+    fields = {
+        "tokens": 64 * 4 * 24,
+        "micro_batch": 4,
+        "sequence_tokens": 64,
+        "heldout_tokens": 512,
+        "vocab_tokens": 320,
+    }
+    fields |= {"instructions": Choice(name="copying"), "learning_rate": 3e-3, "heldout_samples": 32}
+    return FinetuneSettings(shape=SMALL, corpus=Choice(name=str(text / "corpus")), **{**fields, **more})
+
+
+def run(settings, text, folder, parent="", artifact=""):
+    """Run a trial in this process; return its end and what it told: figures, absences, series."""
+    folder.mkdir(parents=True, exist_ok=True)
+    trial = make_trial(settings=settings, protocol=PROTOCOLS["smoke"], device="cpu", seed=0, repeat=0)
+    device = open_device("cpu")
+    marks = Marks(folder / "events.jsonl", device, trial.protocol)
+    job = JobFile(
+        trial=trial, cache=str(text / "cache"), threads=1, parent_artifact=str(parent), artifact=str(artifact)
+    )
+    end = run_job(job, marks, device)
+    marks.close()
+    said, _ = events.decode_events((folder / "events.jsonl").read_bytes())
+    names = {e.window: e.name for e in said if isinstance(e, events.Opened)}
+    figures = {(names.get(e.window), e.name): e.value for e in said if isinstance(e, events.Figure)}
+    series = {}
+    for event in said:
+        if isinstance(event, events.Values):
+            series.setdefault((names[event.window], event.name), []).extend(event.values)
+    return end, figures, series
+
+
+@pytest.fixture(scope="module")
+def base(text, tmp_path_factory):
+    """A checkpoint whose weights are first ones: small, but it is there."""
+    folder = tmp_path_factory.mktemp("base") / "model"
+    settings = settings_of(text)
+    from efficientllm.data.prepare import prepare
+
+    prepared = prepare(settings, text / "cache", None)
+    vocab_tokens = prepared.tokenizer.vocab_tokens
+    checkpoint.save(
+        build_decoder(settings, vocab_tokens=vocab_tokens, seed=0, device="cpu"),
+        settings, folder, prepared.tokenizer.path,
+    )  # fmt: skip
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tuned(text, base, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tuned")
+    settings = settings_of(text, method=Choice(name="lora", options={"rank": 8}), answers=8, evaluate_every=8)
+    return run(settings, text, folder, parent=base, artifact=folder / "artifact"), folder / "artifact"
+
+
+def test_a_trial_tells_loss_quality_forgetting_and_what_was_trained(tuned):
+    (end, figures, series), _ = tuned
+    assert end.outcome == "ok", end
+    losses = series["curve", "loss"]
+    assert len(losses) == 24 and sum(losses[-4:]) < sum(losses[:4]) - 0.4
+    assert figures["quality", "judged_samples"] == 32 and figures["quality", "asked_samples"] == 8
+    assert 0 <= figures["quality", "exact_responses_ratio"] <= 1
+    assert figures["forgetting_before", "heldout_nats_per_token"] > 0
+    rise = (
+        figures["forgetting_after", "heldout_nats_per_token"] - figures["forgetting_before", "heldout_nats_per_token"]
+    )
+    assert figures[None, "forgetting_nats_per_token"] == pytest.approx(rise)
+    layer = 8 * ((64 + 64) + 2 * (64 + 32) + (64 + 64) + 3 * (64 + 96))
+    assert figures[None, "trained_parameters"] == 2 * layer
+    assert 4 * 2 * layer < figures[None, "adapter_bytes"] < 4 * 2 * layer + 8192
+    assert figures[None, "tokens_fed"] == 64 * 4 * 24
+    assert series["curve", "heldout_step"] == [8, 16, 24]
+
+
+def test_what_it_leaves_is_a_plain_model_with_its_adapter_beside_it(tuned, text, tmp_path):
+    (_, figures, _), artifact = tuned
+    assert json.loads((artifact / "config.json").read_text())["model_type"] == "llama"
+    assert (artifact / "adapter" / "adapter_config.json").exists()
+    settings = InferenceSettings(
+        **{name: getattr(settings_of(text), name) for name in ("shape", "corpus", "vocab_tokens", "heldout_tokens")},
+        sequence_tokens=64, prefill=(), decode=(),
+    )  # fmt: skip
+    end, judged, _ = run(settings, text, tmp_path, parent=artifact)
+    assert end.outcome == "ok", end
+    merged, adapted = judged["quality", "heldout_nats_per_token"], figures["forgetting_after", "heldout_nats_per_token"]
+    assert merged == pytest.approx(adapted, rel=1e-4)
+
+
+def test_random_weights_have_no_quality_and_say_so(text, tmp_path):
+    end, figures, _ = run(settings_of(text, method=Choice(name="freeze")), text, tmp_path)
+    assert end.outcome == "ok", end
+    assert figures[None, "random_weights"] == 1
+    assert ("quality", "heldout_bits_per_byte") not in figures and ("forgetting_before", "x") not in figures
+
+
+def test_a_model_folder_brings_its_own_shape_and_tokenizer(text, base, tmp_path):
+    settings = settings_of(text, tokens=64 * 4 * 4)
+    given = {name: getattr(settings, name) for name in ("corpus", "instructions", "tokens", "micro_batch")}
+    given |= {"sequence_tokens": 64, "heldout_tokens": 512, "heldout_samples": 16}
+    end, figures, _ = run(FinetuneSettings(model=str(base), method=Choice(name="full"), **given), text, tmp_path)
+    assert end.outcome == "ok", end
+    decoder = checkpoint.load(base)
+    assert figures[None, "trained_parameters"] == sum(p.numel() for p in decoder.parameters())
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"model": "/no/such/folder"}, "no such folder"),
+        ({"method": Choice(name="lora", options={"rnk": 3})}, "unknown option 'rnk'"),
+        ({"method": Choice(name="freeze", options={"blocks": 9})}, "the model has 2"),
+        ({"sequence_tokens": 8, "forgetting": False}, "sequence_tokens"),
+    ],
+)
+def test_bad_input_is_one_line(text, base, tmp_path, more, words):
+    if "model" in more:
+        settings = FinetuneSettings(instructions=Choice(name="copying"), **more)
+    else:
+        settings = settings_of(text, **more)
+    end, _, _ = run(settings, text, tmp_path, parent="" if "model" in more else base)
+    assert end.outcome != "ok" and words in end.reason and "\n" not in end.reason.strip(), end
+
+
+def test_an_answer_is_right_if_the_response_ends_with_it():
+    sample = Encoded(torch.zeros(1).numpy(), torch.zeros(1).numpy() > 0, 0, "3 + 4 = 7\n#### 7", "7")
+    assert is_right("I think\n#### 7\n", sample) and not is_right("#### 17", sample) and not is_right("", sample)
