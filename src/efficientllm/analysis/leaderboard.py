@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from efficientllm.analysis import notes
 from efficientllm.analysis.budgets import budget_section
 from efficientllm.analysis.group import Group, groups, parent_stage, points
+from efficientllm.analysis.rank_changes import rank_change_lines
 from efficientllm.analysis.section import section
 from efficientllm.analysis.select import counts, select
 from efficientllm.analysis.table import Row, Section, StudyTable
@@ -59,7 +60,7 @@ def study_table(
         sanity=notes.sanity_lines(kept),
         cards=notes.cards_of(selection.records),
         cautions=(*notes.grouped_cautions(kept), *_merged(cautions)),
-        choices=notes.choice_lines(selection.records),
+        choices=(*notes.choice_lines(selection.records), *rank_change_lines(sections, selection.records)),
         left_out=selection.left_out,
     )
     return replace(table, verdict=sentences(table))
