@@ -60,12 +60,7 @@ class TrainOrder:
             rows_per_step: rows that each rank takes in a step.
         """
         first = (step * self.world + self.rank) * rows_per_step
-        places = np.arange(first, first + rows_per_step, dtype=np.int64)
-        epochs, within = np.divmod(places, self.rows_per_epoch)
-        starts = np.empty(rows_per_step, dtype=np.int64)
-        for epoch in np.unique(epochs).tolist():
-            here = epochs == epoch
-            starts[here] = permutation(self.rows_per_epoch, self.seed, epoch)[within[here]]
+        starts = permuted_places(self.rows_per_epoch, self.seed, first, rows_per_step)
         return starts * self.sequence_tokens
 
     def __iter__(self) -> Iterator[int]:
@@ -74,6 +69,20 @@ class TrainOrder:
         while True:
             yield int(self.rows(step, 1)[0])
             step += 1
+
+
+def permuted_places(count: int, seed: int, first: int, num: int) -> Offsets:
+    """Return `num` numbers below `count`, from the `first` on, of one permutation after another, an epoch each.
+
+    >>> permuted_places(6, seed=0, first=4, num=4).tolist()
+    [4, 3, 1, 4]
+    """
+    epochs, within = np.divmod(np.arange(first, first + num, dtype=np.int64), count)
+    places = np.empty(num, dtype=np.int64)
+    for epoch in np.unique(epochs).tolist():
+        here = epochs == epoch
+        places[here] = permutation(count, seed, epoch)[within[here]]
+    return places
 
 
 @lru_cache(maxsize=4)

@@ -50,6 +50,10 @@ class Tokenizer:
         """Encode texts, without any token before or after; text that spells a special token is encoded as text."""
         return [encoding.ids for encoding in self._inner.encode_batch_fast(list(texts), add_special_tokens=False)]
 
+    def encode_marked(self, texts: Sequence[str]) -> list[list[int]]:
+        """Encode texts of a chat template: like `encode_batch`, but what spells a special token becomes that token."""
+        return [encoding.ids for encoding in self._marked.encode_batch_fast(list(texts), add_special_tokens=False)]
+
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of ids; half a character at either end becomes U+FFFD."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
@@ -63,6 +67,12 @@ class Tokenizer:
     def byte_lengths(self) -> npt.NDArray[np.int64]:
         """Number of UTF-8 bytes of each token id, shape [vocab_tokens]."""
         return np.array([len(data) for data in self._bytes], dtype=np.int64)
+
+    @cached_property
+    def _marked(self) -> tokenizers.Tokenizer:
+        inner = _load(self.path)
+        inner.encode_special_tokens = False
+        return inner
 
     @cached_property
     def _bytes(self) -> list[bytes]:

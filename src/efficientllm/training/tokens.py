@@ -75,7 +75,12 @@ class StepTokens:
         size, passes = self._settings.micro_batch, self._settings.passes
         starts = self._order.rows(step, size * passes)
         rows = torch.from_numpy(self._text.rows(starts, self._settings.sequence_tokens))
-        if self._device.type == "cuda":  # from pinned memory alone the copy runs beside the device's work
-            rows = rows.pin_memory()
-        self._fetched = [part.to(self._device, non_blocking=True) for part in rows.split(size)]
+        self._fetched = list(send(rows, self._device).split(size))
         self._step = step
+
+
+def send(rows: Tensor, device: torch.device) -> Tensor:
+    """Return host rows on the device, without waiting for it."""
+    if device.type == "cuda":  # from pinned memory alone the copy runs beside the device's work
+        rows = rows.pin_memory()
+    return rows.to(device, non_blocking=True)

@@ -65,6 +65,15 @@ def pair(prompt: str, response: str, answer: str = "", system: str = "") -> Samp
     return Sample(messages=(*first, Message("user", prompt), Message("assistant", response)), answer=answer)
 
 
+def prompt_of(sample: Sample) -> str:
+    """Return what is given before the last response, its white space evened out: what makes two prompts the same one.
+
+    >>> prompt_of(pair("2 + 2 =", "4")) == prompt_of(pair(" 2 + 2  =", "5"))
+    True
+    """
+    return "\n".join(f"{m.role} {' '.join(m.content.split())}" for m in sample.messages[:-1])
+
+
 @dataclass(frozen=True)
 class InstructionsEntry:
     """An instruction reader's entry.

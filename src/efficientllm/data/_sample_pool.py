@@ -1,0 +1,118 @@
+"""The samples that were really read, on disk, as a snapshot of a corpus whose documents are samples in JSON."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from efficientllm.data.corpora._contract import Split
+from efficientllm.data.corpus import Reader
+from efficientllm.data.instructions._contract import Instructions, Sample, prompt_of
+from efficientllm.data.instructions_reader import no_samples
+from efficientllm.data.snapshot import documents, take_snapshot
+
+#: So much is read whatever the budget, so that small budgets share a file and each draws from all of it.
+_LEAST_BYTES = 32 * 1024**2
+#: A larger budget reads so much for each of its tokens: about three times what it needs.
+_BYTES_PER_TOKEN = 16
+#: So many held-out samples are read, or eight times what judges, whichever is more.
+_LEAST_HELDOUT = 4096
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Samples to draw from.
+
+    Attributes:
+        train: training samples in JSON, for `sample_of`; most are never looked at.
+        heldout: held-out samples.
+        sha256: identity of all of them.
+        details: what the reader says of them.
+    """
+
+    train: Sequence[str]
+    heldout: Sequence[Sample]
+    sha256: str
+    details: dict[str, str]
+
+
+def take_pool(reader: Reader, cache: Path, train_tokens: int, heldout_samples: int) -> Pool:
+    """Return the samples of instruction data, read now unless the cache has them and the fingerprint is unchanged.
+
+    Args:
+        reader: opens the instruction data.
+        cache: folder of the cache.
+        train_tokens: the training budget; of large data so much is read as it needs, and more to draw from.
+        heldout_samples: how many judge.
+
+    Raises:
+        DataError: whatever the reader refuses, or a split without samples.
+    """
+    limit_bytes = max(_LEAST_BYTES, 1 << (_BYTES_PER_TOKEN * train_tokens - 1).bit_length())
+    opener = _Opener(reader, max(_LEAST_HELDOUT, 8 * heldout_samples))
+    snapshot = take_snapshot(opener, cache, limit_bytes, 1 << 62)  # held-out samples are limited by their number
+    train = list(documents(snapshot.train, cache))
+    heldout = [sample_of(document) for document in documents(snapshot.heldout, cache)]
+    details = {
+        **snapshot.details,
+        "train_samples": str(len(train)),
+        "train_read": "whole" if snapshot.train.complete else f"the first {len(train)} samples",
+    }
+    return Pool(train, heldout, snapshot.sha256(), details)
+
+
+def sample_of(document: str) -> Sample:
+    """Return a sample of a pool."""
+    return msgspec.json.decode(document.encode(), type=Sample)
+
+
+class _Opener(Reader):
+    """A reader whose corpus is the samples of instruction data."""
+
+    def __init__(self, reader: Reader, most_heldout: int) -> None:
+        super().__init__(reader.name, reader.address, reader.options, reader.kind)
+        object.__setattr__(self, "most_heldout", most_heldout)
+
+    most_heldout: int
+
+    def open(self) -> _SampleTexts:
+        """Open the instruction data."""
+        return _SampleTexts(super().open(), self.name, self.most_heldout)
+
+
+class _SampleTexts:
+    """Instruction data as a corpus; a training sample with the prompt of a held-out one is left out."""
+
+    def __init__(self, instructions: Instructions, name: str, most_heldout: int) -> None:
+        self._instructions, self._name, self._most_heldout = instructions, name, most_heldout
+        self._heldout_prompts: set[str] = set()
+        self._num_repeated = 0
+
+    @property
+    def details(self) -> dict[str, str]:
+        """What the reader says, and how many prompts were in both of its splits."""
+        repeated = {"train_prompts_heldout_too": str(self._num_repeated)} if self._num_repeated else {}
+        return {**self._instructions.details, **repeated}
+
+    def documents(self, split: Split) -> Iterator[str]:
+        """Yield samples in JSON; the held-out ones are asked for first (`take_snapshot` does)."""
+        number = 0
+        samples = iter(self._instructions.samples(split))
+        for sample in itertools.islice(samples, self._most_heldout) if split == "heldout" else samples:
+            if split == "heldout":
+                self._heldout_prompts.add(prompt_of(sample))
+            elif prompt_of(sample) in self._heldout_prompts:
+                self._num_repeated += 1
+                continue
+            number += 1
+            yield msgspec.json.encode(sample).decode()
+        if not number:
+            raise no_samples(self._name, split)
+
+    def fingerprint(self) -> str:
+        """Return the reader's, with how many held-out samples are read."""
+        return f"{self._instructions.fingerprint()} {self._most_heldout}"
