@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from efficientllm.adapters._low_rank import LowRank
+from efficientllm.models.linear import Linear
+from efficientllm.precision._contract import PackedLinear
 
 
 class Rows(nn.Linear):
@@ -53,9 +55,10 @@ class AdaptedLinear(nn.Module):
         low_rank: the fast form of all parts together, where there is one.
     """
 
-    def __init__(self, base: nn.Linear) -> None:
+    def __init__(self, base: nn.Linear, owner: nn.Module | None = None, attribute: str = "") -> None:
         super().__init__()
         self.base = base
+        self._place = (owner, attribute)  # in a tuple it is no child
         self.in_features, self.out_features = base.in_features, base.out_features
         self.parts: nn.ModuleList = nn.ModuleList()
         self.low_rank: LowRank | None = None
@@ -90,6 +93,24 @@ class AdaptedLinear(nn.Module):
         """Return the floating-point operations of one token without adapters: two for each weight."""
         return 2.0 * self.in_features * self.out_features
 
+    def unpack(self) -> None:
+        """Hold the matrix in full, if it is packed: what is added to it needs the room."""
+        packed = self.base
+        if isinstance(packed, PackedLinear):
+            weight, bias = packed.weight.detach(), packed.bias
+            plain = Linear(self.in_features, self.out_features, bias=bias is not None).to(weight.device, weight.dtype)
+            plain.writes_residual = bool(getattr(packed, "writes_residual", False))
+            plain.weight = nn.Parameter(weight, requires_grad=False)
+            if bias is not None:
+                plain.bias = nn.Parameter(bias.detach(), requires_grad=False)
+            self.base = plain
+
+    def leave(self) -> None:
+        """Put the base back into the place that this layer has taken."""
+        owner, attribute = self._place
+        if owner is not None:
+            setattr(owner, attribute, self.base)
+
     def materialise(self) -> None:
         """Let rows be ordinary layers, views of the matrix, whose weight a library may read and replace."""
         weight, bias = self.base.weight.detach(), self.base.bias
@@ -103,10 +124,14 @@ class AdaptedLinear(nn.Module):
     def lend(self) -> None:
         """Take back what a library made of the rows, and let them be views again."""
         for rows in self._rows:
-            target = self.base.weight[rows._slice]
-            made = rows._parameters["weight"]
-            assert made is not None
-            if made.data_ptr() != target.data_ptr():  # it was replaced, not changed in place
-                target.copy_(made)
+            _take_back(self.base.weight[rows._slice], rows._parameters["weight"])
+            if self.base.bias is not None:
+                _take_back(self.base.bias[rows._slice], rows._parameters["bias"])
             del rows._parameters["weight"], rows._parameters["bias"]
             rows.__class__ = Rows
+
+
+def _take_back(target: Tensor, made: Tensor | None) -> None:
+    assert made is not None
+    if made.data_ptr() != target.data_ptr():  # it was replaced, not changed in place
+        target.copy_(made)

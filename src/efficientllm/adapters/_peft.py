@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from efficientllm.adapters import _saved
 from efficientllm.adapters._contract import Attached
 from efficientllm.adapters._layer import AdaptedLinear, Rows
 from efficientllm.adapters._low_rank import LowRank
+from efficientllm.adapters._mutated import joined, moved, mutates, parted, widened
+from efficientllm.adapters._targets import settle_targets
 from efficientllm.adapters._tree import grow
 from efficientllm.errors import UserError
 from efficientllm.models.decoder import Decoder
+from efficientllm.precision._contract import PackedLinear
 
 _ADAPTER = "default"
 
@@ -38,36 +44,92 @@ class PeftAttached(Attached):
 
         super().__init__(decoder)
         self._rate_factor = rate_factor
+        settle_targets(decoder, config)
         decoder.requires_grad_(False)
         tree, self.layers = grow(decoder)
-        with self._materialised():
-            try:
+        try:
+            with self._materialised():
                 self._model = peft.get_peft_model(tree, config, adapter_name=_ADAPTER)
-            except ValueError as error:  # what the library says of targets and ranks
-                raise UserError(f"{type(config).__name__}: {' '.join(str(error).split())}") from error
+        except ValueError as error:  # what else the library finds
+            raise UserError(f"{type(config).__name__}: {' '.join(str(error).split())}") from error
         grown = dict(self._model.base_model.model.named_modules())
         for layer in self.layers:
             layer.parts = nn.ModuleList(grown[name] for name in _places(grown, layer))
             layer.low_rank = low_rank_of(layer)
+        self._initial = (
+            {key: value.detach().clone() for key, value in self._weights().items()} if mutates(config) else {}
+        )
 
     def rate_factor(self, name: str) -> float:
         """Return the method's own factor."""
         return self._rate_factor(name)
 
     def save(self, folder: Path, base: str = "") -> None:
-        """Write `adapter_config.json` and `adapter_model.safetensors`, as peft does for any model."""
-        self._model.peft_config[_ADAPTER].base_model_name_or_path = base or None
-        self._model.save_pretrained(str(folder))
+        """Write `adapter_config.json` and `adapter_model.safetensors`, which peft lays on the model as it was."""
+        weights = self._weights()
+        _saved.write(folder, self._config(), joined(weights, self._initial) if self._initial else weights, base)
 
     def load(self, folder: Path) -> None:
         """Fill the adapters."""
-        raise NotImplementedError
+        import peft
+
+        weights = self._weights()
+        like = joined(weights, self._initial) if self._initial else weights
+        weights = _saved.read(folder, self._config(), like)
+        if self._initial:
+            weights, initial = parted(weights)
+            self._start_from(initial)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Specified to not load vera_A")  # they are drawn anew, as is wanted
+            peft.set_peft_model_state_dict(self._model, weights, adapter_name=_ADAPTER)
 
     def merge(self) -> None:
         """Add the adapters to the base and put the plain layers back."""
+        for layer in self.layers:
+            layer.unpack()
         with self._materialised():
             self._model.merge_and_unload()
-        raise NotImplementedError
+        for layer in self.layers:
+            layer.leave()
+        self.layers = []
+        self.decoder.requires_grad_(False)
+
+    def _weights(self) -> dict[str, Tensor]:
+        """Return what is trained, by the names of a saved adapter."""
+        import peft
+
+        found: dict[str, Tensor] = peft.get_peft_model_state_dict(
+            self._model, adapter_name=_ADAPTER, save_embedding_layers=False
+        )
+        return found
+
+    def _config(self) -> dict[str, Any]:
+        """Return the configuration of a saved adapter."""
+        found = self._model.peft_config[_ADAPTER].to_dict()
+        plain = {key: sorted(value) if isinstance(value, set) else value for key, value in found.items()}
+        return widened(plain) if self._initial else plain
+
+    @torch.no_grad()
+    def _start_from(self, initial: dict[str, Tensor]) -> None:
+        """Take another start out of the base than the one that was drawn here, if it is another.
+
+        Raises:
+            UserError: the base is packed already.
+        """
+        initial = {key: value.to(self._initial[key]) for key, value in initial.items()}
+        if all(torch.equal(value, initial[key]) for key, value in self._initial.items()):
+            return
+        if any(isinstance(layer.base, PackedLinear) for layer in self.layers):
+            raise UserError(
+                "the base is packed, and was without another start. Attach with the adapter's seed to load it."
+            )
+        parts = {f"base_model.model.{name}": part for name, part in self._model.base_model.model.named_modules()}
+        with self._materialised():
+            for prefix in (key.removesuffix(".lora_A.weight") for key in initial if key.endswith(".lora_A.weight")):
+                part: Any = parts[prefix]
+                weight = part.get_base_layer().weight.data
+                weight.copy_(weight.float() + moved(prefix, part.scaling[_ADAPTER], self._initial, initial))
+        self._initial = initial
 
     @contextlib.contextmanager
     def _materialised(self) -> Iterator[None]:

@@ -38,7 +38,7 @@ def grow(decoder: Decoder) -> tuple[nn.Module, list[AdaptedLinear]]:
     """Put an `AdaptedLinear` in the place of each dense layer; return the tree of their rows, and them."""
     root, layers = nn.Module(), []
     for owner, attribute, layer, pieces in list(adaptable(decoder)):
-        adapted = AdaptedLinear(layer)
+        adapted = AdaptedLinear(layer, owner, attribute)
         setattr(owner, attribute, adapted)
         layers.append(adapted)
         for (name, _), rows in zip(pieces, adapted.split([count for _, count in pieces]), strict=True):

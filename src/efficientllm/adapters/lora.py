@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from efficientllm.adapters._contract import Attached, MethodEntry
 from efficientllm.adapters._peft import attach_peft
+from efficientllm.adapters._targets import ALL, chosen_targets
 from efficientllm.models.decoder import Decoder
 from efficientllm.records.card import Card
 
 
-def attach(
-    decoder: Decoder, rank: int = 16, alpha: float = 0.0, dropout: float = 0.0, targets: str = "all-linear"
-) -> Attached:
+def attach(decoder: Decoder, rank: int = 16, alpha: float = 0.0, dropout: float = 0.0, targets: str = ALL) -> Attached:
     """Give each target an A and a B of this rank.
 
     Args:
@@ -22,8 +21,12 @@ def attach(
     """
     import peft
 
-    chosen = targets if targets == "all-linear" else targets.split()
-    config = peft.LoraConfig(r=rank, lora_alpha=alpha or 2 * rank, lora_dropout=dropout, target_modules=chosen)
+    config = peft.LoraConfig(
+        r=rank,
+        lora_alpha=alpha or 2 * rank,
+        lora_dropout=dropout,
+        target_modules=chosen_targets(decoder, targets),
+    )
     return attach_peft(decoder, config)
 
 

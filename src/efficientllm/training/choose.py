@@ -22,6 +22,7 @@ def load_optimizer(
     settings: TrainingSettings,
     model: torch.nn.Module,
     homes: Mapping[torch.nn.Parameter, torch.Tensor] | None = None,
+    rate_factor: Callable[[str], float] = lambda name: 1.0,
 ) -> torch.optim.Optimizer | HostOptimizer:
     """Return the optimiser of a model's trained parameters, in the host's memory if the settings offload it.
 
@@ -29,6 +30,7 @@ def load_optimizer(
         settings: which one.
         model: its parameters are on the device.
         homes: as in `HostOptimizer`.
+        rate_factor: as in `parameter_groups`.
 
     Raises:
         UnknownNameError: no such optimiser.
@@ -37,7 +39,7 @@ def load_optimizer(
     """
     entry = _load("optimizer", settings.optimizer, OptimizerEntry)
     refuse_unknown_options("optimizer", settings.optimizer, _options_of(entry.build))
-    groups = parameter_groups(model, settings)
+    groups = parameter_groups(model, settings, rate_factor)
 
     def build(groups: Groups) -> torch.optim.Optimizer:
         made: torch.optim.Optimizer = entry.build(groups, settings, **settings.optimizer.options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -34,7 +34,7 @@ class TrainLoop:
 
     Weights in float32 stay so: with another dtype the forward pass runs under autocast. Auxiliary losses of the model's
     parts are differentiated with the loss, and stay out of what is returned and checked. With `offload: weights` the
-    decoder comes in the host's memory.
+    decoder comes in the host's memory. `rate_factor` is as in `parameter_groups`.
 
     Attributes:
         watched: (name, unit) -> what else the last step said: `auxiliary_loss`, `expert_load_max_ratio` (see
@@ -48,6 +48,7 @@ class TrainLoop:
         batches: StepBatches,
         device: Device,
         ranks: Ranks = ALONE,
+        rate_factor: Callable[[str], float] = lambda name: 1.0,
     ) -> None:
         self.decoder, self.settings = decoder, settings
         self._device, self._batches = device, batches
@@ -59,7 +60,8 @@ class TrainLoop:
         self._rate = functools.partial(
             learning_rate, load_schedule(settings), settings.learning_rate, settings.warmup_ratio
         )
-        self._optimizer = load_optimizer(settings, decoder, self._streamed.homes if self._streamed else None)
+        homes = self._streamed.homes if self._streamed else None
+        self._optimizer = load_optimizer(settings, decoder, homes, rate_factor)
         self.num_steps = max(1, settings.tokens // (settings.rows_per_step * settings.sequence_tokens))
         self.steps_done = 0
         self.first_loss = math.nan
