@@ -14,7 +14,6 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from efficientllm.errors import DataError
 
-
 #: The day that a template may name: always the same, so that the same samples are the same text tomorrow. It is what
 #: Llama's templates fall back to.
 _TODAY = datetime.datetime(2024, 7, 26)

@@ -43,17 +43,17 @@ class PackedRows:
     @property
     def tokens(self) -> npt.NDArray[np.int32]:
         """Inputs, [R, T]; 0 in the padding."""
-        return self.planes[0]
+        return np.asarray(self.planes[0], dtype=np.int32)
 
     @property
     def targets(self) -> npt.NDArray[np.int32]:
         """The next token where it is learned and of the same sample, else -100: [R, T]."""
-        return self.planes[1]
+        return np.asarray(self.planes[1], dtype=np.int32)
 
     @property
     def sequence_ids(self) -> npt.NDArray[np.int32]:
         """Which sample of its row a token is of, from 0; the padding has the id after the last one's: [R, T]."""
-        return self.planes[2]
+        return np.asarray(self.planes[2], dtype=np.int32)
 
     @property
     def num_rows(self) -> int:

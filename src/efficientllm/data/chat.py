@@ -146,10 +146,10 @@ class ChatTemplate:
 
 
 def _told(text: str) -> Turns:
-    """Return a response as learned up to its end token, and the white space that a template writes after that, not.
+    r"""Return a response as learned up to its end token, and the white space that a template writes after that, not.
 
-    >>> _told("4<|im_end|>\\n")
-    [('4<|im_end|>', True), ('\\n', False)]
+    >>> _told("4<|im_end|>\n")
+    [('4<|im_end|>', True), ('\n', False)]
     """
     told = text.rstrip()
     return [(told, True), (text[len(told) :], False)]
