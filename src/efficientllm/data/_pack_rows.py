@@ -66,13 +66,13 @@ class PackedRows:
         return np.asarray((self.targets != NOT_LEARNED).sum(axis=1), dtype=np.int64)
 
     @cached_property
-    def one_sequence(self) -> npt.NDArray[np.bool_]:
-        """Whether no target of a row is behind another sample or padding, so that causal attention alone is right: [R].
+    def apart(self) -> bool:
+        """Whether causal attention alone keeps samples apart: no target of any row is behind another sample or padding.
 
-        Padding comes last, where nothing that is a target sees it.
+        Padding comes last, where nothing that is a target sees it. One answer for all rows, because steps that take
+        now one path of attention, now another, are no steps of one speed.
         """
-        targets = self.targets != NOT_LEARNED
-        return np.asarray(~(targets & (self.sequence_ids > 0)).any(axis=1), dtype=np.bool_)
+        return not bool(((self.targets != NOT_LEARNED) & (self.sequence_ids > 0)).any())
 
 
 def cached_rows(path: Path, sequence_tokens: int, make: Callable[[], Kept]) -> tuple[PackedRows, dict[str, float]]:
