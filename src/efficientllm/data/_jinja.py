@@ -50,7 +50,7 @@ def compiled(source: str, where: str) -> Callable[..., str]:
 class _Generation(Extension):
     """`{% generation %} … {% endgeneration %}`, by which newer templates mark responses: the text is what is in it."""
 
-    tags = frozenset({"generation"})
+    tags = {"generation"}  # noqa: RUF012 — as jinja2 declares it
 
     def parse(self, parser: Parser) -> list[nodes.Node]:
         """Return what is in the block."""

@@ -108,9 +108,8 @@ def batch_rows(samples: Sequence[Encoded], sequence_tokens: int) -> tuple[Tokens
 def _training(pool: Pool, settings: FinetuneSettings, tokenizer: Tokenizer, template: Template) -> Kept:
     order = permutation(len(pool.train), seed=0, epoch=0).tolist()
     wanted = int(_MARGIN * settings.tokens) + settings.sequence_tokens
-    return encode_samples(
-        (sample_of(pool.train[i]) for i in order), tokenizer, template, settings.sequence_tokens, wanted
-    )
+    drawn = (sample_of(pool.train[i]) for i in order)
+    return encode_samples(drawn, tokenizer, template, settings.sequence_tokens, most_tokens=wanted)
 
 
 def _heldout(pool: Pool, settings: FinetuneSettings, tokenizer: Tokenizer, template: Template) -> Kept:
