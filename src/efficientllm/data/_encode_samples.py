@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -52,7 +53,7 @@ class Kept:
     Attributes:
         samples: those that fit, in order.
         num_truncated, truncated_tokens: samples cut at their end, and how much was cut off all of them.
-        num_dropped: samples whose prompt leaves no room for a response.
+        num_dropped: samples whose prompt leaves no room for a response, or whose response has no token.
     """
 
     samples: tuple[Encoded, ...] = ()
@@ -75,9 +76,11 @@ def encode_samples(
     tokenizer: Tokenizer,
     template: Template,
     sequence_tokens: int,
-    most_tokens: int | None = None,
+    *,
+    most_tokens: float = math.inf,
+    most_samples: float = math.inf,
 ) -> Kept:
-    """Encode samples in turn until they have so many tokens.
+    """Encode samples in turn until so many of them, with so many tokens, are kept.
 
     Each piece of a template is tokenised by itself, so that the tokens before a response are those of the prompt alone.
 
@@ -86,26 +89,28 @@ def encode_samples(
         tokenizer: the model's.
         template: gives each sample's pieces.
         sequence_tokens: a longer sample is cut at its end.
-        most_tokens: where to stop; None for never.
+        most_tokens: where to stop.
+        most_samples: likewise.
 
     Raises:
         DataError: the template refuses a sample.
     """
-    kept, taken, num_tokens = Kept(), [], 0
-    remaining = iter(samples)
-    while most_tokens is None or num_tokens < most_tokens:
-        batch = list(itertools.islice(remaining, _BATCH))
-        if not batch:
+    kept, taken, num_tokens = Kept(), list[Encoded](), 0
+    for encoded in _encoded(samples, tokenizer, template):
+        if num_tokens >= most_tokens or len(taken) >= most_samples:
             break
-        for encoded in _encode(batch, tokenizer, template):
-            if most_tokens is not None and num_tokens >= most_tokens:
-                break
-            fitting = _fit(encoded, sequence_tokens, kept)
-            if fitting is not None:
-                taken.append(fitting)
-                num_tokens += len(fitting.tokens)
+        fitting = _fit(encoded, sequence_tokens, kept)
+        if fitting is not None:
+            taken.append(fitting)
+            num_tokens += len(fitting.tokens)
     kept.samples = tuple(taken)
     return kept
+
+
+def _encoded(samples: Iterable[Sample], tokenizer: Tokenizer, template: Template) -> Iterator[Encoded]:
+    remaining = iter(samples)
+    while batch := list(itertools.islice(remaining, _BATCH)):
+        yield from _encode(batch, tokenizer, template)
 
 
 def _encode(batch: Sequence[Sample], tokenizer: Tokenizer, template: Template) -> list[Encoded]:
@@ -138,12 +143,11 @@ def _join(sample: Sample, pieces: Turns, ids: list[list[int]], end: tuple[int, .
 def _fit(sample: Encoded, sequence_tokens: int, kept: Kept) -> Encoded | None:
     """Return what fits into a row, None if no token of the last response does, and count what is lost."""
     over = len(sample.tokens) - sequence_tokens
-    if over <= 0:
-        return sample
-    if sample.prompt_tokens >= sequence_tokens:
+    if not sample.learned[max(1, sample.prompt_tokens) : sequence_tokens].any():
         kept.num_dropped += 1
         return None
+    if over <= 0:
+        return sample
     kept.num_truncated += 1
     kept.truncated_tokens += over
-    tokens, learned = sample.tokens[:sequence_tokens], sample.learned[:sequence_tokens]
-    return replace(sample, tokens=tokens, learned=learned)
+    return replace(sample, tokens=sample.tokens[:sequence_tokens], learned=sample.learned[:sequence_tokens])

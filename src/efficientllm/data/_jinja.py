@@ -9,11 +9,12 @@ from functools import lru_cache
 from typing import Any
 
 import jinja2
-from jinja2.ext import loopcontrols
+from jinja2 import nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from efficientllm.errors import DataError
-
 
 #: The day that a template may name: always the same, so that the same samples are the same text tomorrow. It is what
 #: Llama's templates fall back to.
@@ -46,9 +47,22 @@ def compiled(source: str, where: str) -> Callable[..., str]:
     return render
 
 
+class _Generation(Extension):
+    """`{% generation %} … {% endgeneration %}`, by which newer templates mark responses: the text is what is in it."""
+
+    tags = {"generation"}  # noqa: RUF012 — as jinja2 declares it
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        """Return what is in the block."""
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
 @lru_cache(maxsize=1)
 def _environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation]
+    )
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = _strftime_now

@@ -43,17 +43,17 @@ class PackedRows:
     @property
     def tokens(self) -> npt.NDArray[np.int32]:
         """Inputs, [R, T]; 0 in the padding."""
-        return self.planes[0]
+        return np.asarray(self.planes[0], dtype=np.int32)
 
     @property
     def targets(self) -> npt.NDArray[np.int32]:
         """The next token where it is learned and of the same sample, else -100: [R, T]."""
-        return self.planes[1]
+        return np.asarray(self.planes[1], dtype=np.int32)
 
     @property
     def sequence_ids(self) -> npt.NDArray[np.int32]:
         """Which sample of its row a token is of, from 0; the padding has the id after the last one's: [R, T]."""
-        return self.planes[2]
+        return np.asarray(self.planes[2], dtype=np.int32)
 
     @property
     def num_rows(self) -> int:
@@ -66,13 +66,13 @@ class PackedRows:
         return np.asarray((self.targets != NOT_LEARNED).sum(axis=1), dtype=np.int64)
 
     @cached_property
-    def one_sequence(self) -> npt.NDArray[np.bool_]:
-        """Whether no target of a row is behind another sample or padding, so that causal attention alone is right: [R].
+    def apart(self) -> bool:
+        """Whether causal attention alone keeps samples apart: no target of any row is behind another sample or padding.
 
-        Padding comes last, where nothing that is a target sees it.
+        Padding comes last, where nothing that is a target sees it. One answer for all rows, because steps that take
+        now one path of attention, now another, are no steps of one speed.
         """
-        targets = self.targets != NOT_LEARNED
-        return np.asarray(~(targets & (self.sequence_ids > 0)).any(axis=1), dtype=np.bool_)
+        return not bool(((self.targets != NOT_LEARNED) & (self.sequence_ids > 0)).any())
 
 
 def cached_rows(path: Path, sequence_tokens: int, make: Callable[[], Kept]) -> tuple[PackedRows, dict[str, float]]:

@@ -14,6 +14,7 @@ from efficientllm.data.corpus import Reader
 from efficientllm.data.instructions._contract import Instructions, Sample, prompt_of
 from efficientllm.data.instructions_reader import no_samples
 from efficientllm.data.snapshot import documents, take_snapshot
+from efficientllm.errors import DataError
 
 #: So much is read whatever the budget, so that small budgets share a file and each draws from all of it.
 _LEAST_BYTES = 32 * 1024**2
@@ -53,7 +54,8 @@ def take_pool(reader: Reader, cache: Path, train_tokens: int, heldout_samples: i
         DataError: whatever the reader refuses, or a split without samples.
     """
     limit_bytes = max(_LEAST_BYTES, 1 << (_BYTES_PER_TOKEN * train_tokens - 1).bit_length())
-    opener = _Opener(reader, max(_LEAST_HELDOUT, 8 * heldout_samples))
+    most_heldout = max(_LEAST_HELDOUT, 8 * heldout_samples)
+    opener = _Opener(reader.name, reader.address, reader.options, reader.kind, most_heldout)
     snapshot = take_snapshot(opener, cache, limit_bytes, 1 << 62)  # held-out samples are limited by their number
     train = list(documents(snapshot.train, cache))
     heldout = [sample_of(document) for document in documents(snapshot.heldout, cache)]
@@ -70,14 +72,11 @@ def sample_of(document: str) -> Sample:
     return msgspec.json.decode(document.encode(), type=Sample)
 
 
+@dataclass(frozen=True)
 class _Opener(Reader):
     """A reader whose corpus is the samples of instruction data."""
 
-    def __init__(self, reader: Reader, most_heldout: int) -> None:
-        super().__init__(reader.name, reader.address, reader.options, reader.kind)
-        object.__setattr__(self, "most_heldout", most_heldout)
-
-    most_heldout: int
+    most_heldout: int = _LEAST_HELDOUT
 
     def open(self) -> _SampleTexts:
         """Open the instruction data."""
@@ -100,9 +99,9 @@ class _SampleTexts:
 
     def documents(self, split: Split) -> Iterator[str]:
         """Yield samples in JSON; the held-out ones are asked for first (`take_snapshot` does)."""
-        number = 0
-        samples = iter(self._instructions.samples(split))
-        for sample in itertools.islice(samples, self._most_heldout) if split == "heldout" else samples:
+        number, most = 0, self._most_heldout if split == "heldout" else None
+        for sample in itertools.islice(self._instructions.samples(split), most):
+            _check_sample(sample, f"instructions {self._name}: {split} sample {number + 1}")
             if split == "heldout":
                 self._heldout_prompts.add(prompt_of(sample))
             elif prompt_of(sample) in self._heldout_prompts:
@@ -116,3 +115,11 @@ class _SampleTexts:
     def fingerprint(self) -> str:
         """Return the reader's, with how many held-out samples are read."""
         return f"{self._instructions.fingerprint()} {self._most_heldout}"
+
+
+def _check_sample(sample: object, where: str) -> None:
+    """Refuse what a user's own reader may give."""
+    if not isinstance(sample, Sample):
+        raise DataError(f"{where} is {type(sample).__name__}, not a Sample. A reader yields Sample.")
+    if not sample.messages or sample.messages[-1].role != "assistant":
+        raise DataError(f"{where} does not end with a turn of the assistant. A reader yields responses.")

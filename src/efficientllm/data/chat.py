@@ -142,14 +142,16 @@ class ChatTemplate:
 
     def _text(self, messages: Sequence[Message], asks: bool = False) -> str:
         plain: list[dict[str, Any]] = [{"role": m.role, "content": m.content} for m in messages]
-        return self._render(messages=plain, add_generation_prompt=asks, **self._special_tokens)
+        # `transformers` gives templates these two as None, and some ask whether they are.
+        given: dict[str, Any] = {"tools": None, "documents": None, **self._special_tokens}
+        return self._render(messages=plain, add_generation_prompt=asks, **given)
 
 
 def _told(text: str) -> Turns:
-    """Return a response as learned up to its end token, and the white space that a template writes after that, not.
+    r"""Return a response as learned up to its end token, and the white space that a template writes after that, not.
 
-    >>> _told("4<|im_end|>\\n")
-    [('4<|im_end|>', True), ('\\n', False)]
+    >>> _told("4<|im_end|>\n")
+    [('4<|im_end|>', True), ('\n', False)]
     """
     told = text.rstrip()
     return [(told, True), (text[len(told) :], False)]

@@ -13,7 +13,6 @@ from efficientllm.data.corpora._contract import SPLITS, Corpus
 from efficientllm.errors import DataError, did_you_mean
 from efficientllm.records.choice import Choice, Scalar
 
-
 #: kind of entry -> the reader of a plain path that no ending tells.
 _PLAIN_READERS = {"corpus": "text", "instructions": "jsonl"}
 

@@ -13,7 +13,7 @@ from efficientllm.data._pack_rows import PackedRows, cached_rows
 from efficientllm.data._sample_pool import Pool, sample_of, take_pool
 from efficientllm.data.cache import key_of
 from efficientllm.data.chat import Template
-from efficientllm.data.instructions._contract import Sample, prompt_of
+from efficientllm.data.instructions._contract import prompt_of
 from efficientllm.data.instructions_reader import find_instructions_reader, no_samples
 from efficientllm.data.order import permutation
 from efficientllm.data.packing import Tokens
@@ -67,7 +67,7 @@ def prepare_instructions(
     reader = find_instructions_reader(settings.instructions)
     pool = take_pool(reader, cache, settings.tokens, settings.heldout_samples)
     name, length = settings.instructions.label(), settings.sequence_tokens
-    heldout = encode_samples(_judging(pool.heldout, settings, name), tokenizer, template, length)
+    heldout = _heldout(pool, settings, tokenizer, template)
     if not heldout.samples:
         raise _all_dropped(name, "held-out", length)
     key = key_of(
@@ -108,23 +108,23 @@ def batch_rows(samples: Sequence[Encoded], sequence_tokens: int) -> tuple[Tokens
 def _training(pool: Pool, settings: FinetuneSettings, tokenizer: Tokenizer, template: Template) -> Kept:
     order = permutation(len(pool.train), seed=0, epoch=0).tolist()
     wanted = int(_MARGIN * settings.tokens) + settings.sequence_tokens
-    return encode_samples(
-        (sample_of(pool.train[i]) for i in order), tokenizer, template, settings.sequence_tokens, wanted
-    )
+    drawn = (sample_of(pool.train[i]) for i in order)
+    return encode_samples(drawn, tokenizer, template, settings.sequence_tokens, most_tokens=wanted)
 
 
-def _judging(samples: Sequence[Sample], settings: FinetuneSettings, name: str) -> list[Sample]:
+def _heldout(pool: Pool, settings: FinetuneSettings, tokenizer: Tokenizer, template: Template) -> Kept:
     """Return the samples that judge, drawn evenly: every second prompt is of `test`, the others of `valid`.
 
     Equal prompts share a part, so that nothing that chooses a setting also judges it.
     """
     places: dict[str, int] = {}
     parity = 0 if settings.judged_on == "test" else 1
-    chosen = [s for s in samples if places.setdefault(prompt_of(s), len(places)) % 2 == parity]
-    if not chosen:
-        raise no_samples(name, "heldout")
-    order = permutation(len(chosen), seed=0, epoch=0)[: settings.heldout_samples]
-    return [chosen[i] for i in order.tolist()]
+    own = [s for s in pool.heldout if places.setdefault(prompt_of(s), len(places)) % 2 == parity]
+    if not own:
+        raise no_samples(settings.instructions.label(), "heldout")
+    drawn = (own[i] for i in permutation(len(own), seed=0, epoch=0).tolist())
+    most = settings.heldout_samples
+    return encode_samples(drawn, tokenizer, template, settings.sequence_tokens, most_samples=most)
 
 
 def _all_dropped(name: str, split: str, sequence_tokens: int) -> DataError:

@@ -56,6 +56,5 @@ class StepSamples:
     def _micro_batch(self, places: np.ndarray, weight: float) -> MicroBatch:
         planes = np.asarray(self._rows.planes[:, places], dtype=np.int64)
         tokens, targets, ids = send(torch.from_numpy(planes), self._device)
-        alone = bool(self._rows.one_sequence[places].all())
         share = float(self._rows.learned_targets[places].sum()) * weight
-        return MicroBatch(tokens, targets, None if alone else ids.int(), share)
+        return MicroBatch(tokens, targets, None if self._rows.apart else ids.int(), share)

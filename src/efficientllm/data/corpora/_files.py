@@ -17,7 +17,7 @@ _HELDOUT_WORDS = ("heldout", "valid", "validation", "val", "dev", "test")
 HELDOUT_ONE_IN = 10
 
 
-def find_files(path: Path, endings: tuple[str, ...], reader: str) -> list[Path]:
+def find_files(path: Path, endings: tuple[str, ...], reader: str, kind: str = "corpus") -> list[Path]:
     """Return a file itself, or a folder's files with these endings, by relative path; hidden ones are left out.
 
     Raises:
@@ -26,14 +26,14 @@ def find_files(path: Path, endings: tuple[str, ...], reader: str) -> list[Path]:
     if path.is_file():
         return [path]
     if not path.is_dir():
-        raise DataError(f"corpus {reader}: no file or folder {str(path)!r}. Give the path of the text.")
+        raise DataError(f"{kind} {reader}: no file or folder {str(path)!r}. Give the path of the text.")
     everything = [p for p in path.rglob("*") if p.is_file() and not _is_hidden(p.relative_to(path))]
     files = [p for p in everything if p.suffix.lower() in endings]
     if not files:
         present = ", ".join(sorted({p.suffix or p.name for p in everything})[:8]) or "nothing"
         raise DataError(
-            f"corpus {reader}: folder {str(path)!r} holds no {' '.join(endings[:4])} file (it holds: {present}). "
-            "Give another folder, or name the reader: corpus: {name: jsonl, path: …}."
+            f"{kind} {reader}: folder {str(path)!r} holds no {' '.join(endings[:4])} file (it holds: {present}). "
+            f"Give another folder, or name the reader: {kind}: {{name: jsonl, path: …}}."
         )
     return sorted(files, key=lambda p: p.relative_to(path).as_posix())
 

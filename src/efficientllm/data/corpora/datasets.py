@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,43 @@ from efficientllm.data.corpora._files import files_fingerprint
 from efficientllm.data.corpora._records import of_split, text_of
 from efficientllm.errors import DataError
 from efficientllm.records.choice import Scalar
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a dataset is: a hub id or a folder, and which of its versions."""
+
+    dataset: str
+    config: str = ""
+    revision: str = ""
+    streaming: bool = False
+
+    def load(self, name: str) -> Any:
+        """Return the rows of a split.
+
+        Raises:
+            DataError: it cannot be opened.
+        """
+        datasets = import_datasets()
+        folder = Path(self.dataset)
+        try:
+            if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
+                return _split_on_disk(datasets.load_from_disk(self.dataset), name, self.dataset)
+            return datasets.load_dataset(
+                self.dataset, self.config or None, split=name, revision=self.revision or None, streaming=self.streaming
+            )
+        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+            # The library's messages run over several lines; the first says what.
+            first = (str(error).splitlines() or [type(error).__name__])[0]
+            raise DataError(f"dataset {self.dataset!r}, split {name!r} cannot be opened: {first}") from error
+
+    def fingerprint(self, *more: str) -> str:
+        """Return a hash of what names the dataset, and of the files' names, sizes and times if it lies on disk."""
+        named = (self.dataset, self.config, self.revision, *more)
+        folder = Path(self.dataset)
+        if folder.is_dir():
+            return files_fingerprint(sorted(p for p in folder.rglob("*") if p.is_file()), named)
+        return hashlib.sha256(repr(named).encode()).hexdigest()
 
 
 class DatasetsCorpus:
@@ -37,8 +75,8 @@ class DatasetsCorpus:
         revision: str = "",
         streaming: bool = False,
     ) -> None:
-        _import_datasets()
-        self._dataset, self._config, self._revision, self._streaming = dataset, config, revision, streaming
+        import_datasets()
+        self._source = Source(dataset, config, revision, streaming)
         self._text_key, self._names = text_key, {"train": split, "heldout": heldout_split or split}
         self._by_hash = not heldout_split
         if heldout_split == split:
@@ -59,35 +97,13 @@ class DatasetsCorpus:
 
     def fingerprint(self) -> str:
         """Return a hash of what names the dataset, and of the files' names, sizes and times if it lies on disk."""
-        named = (self._dataset, self._config, self._revision, self._text_key, tuple(self._names.values()))
-        folder = Path(self._dataset)
-        if folder.is_dir():
-            return files_fingerprint(sorted(p for p in folder.rglob("*") if p.is_file()), named)
-        return hashlib.sha256(repr(named).encode()).hexdigest()
+        return self._source.fingerprint(self._text_key, *self._names.values())
 
     def _texts(self, name: str) -> Iterator[str]:
-        for number, record in enumerate(self._load(name)):
-            text = text_of(record, self._text_key, f"dataset {self._dataset!r}, {name} row {number}")
+        for number, record in enumerate(self._source.load(name)):
+            text = text_of(record, self._text_key, f"dataset {self._source.dataset!r}, {name} row {number}")
             if text.strip():
                 yield text
-
-    def _load(self, name: str) -> Any:
-        datasets = _import_datasets()
-        folder = Path(self._dataset)
-        try:
-            if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
-                return _split_on_disk(datasets.load_from_disk(self._dataset), name, self._dataset)
-            return datasets.load_dataset(
-                self._dataset,
-                self._config or None,
-                split=name,
-                revision=self._revision or None,
-                streaming=self._streaming,
-            )
-        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-            # The library's messages run over several lines; the first says what.
-            first = (str(error).splitlines() or [type(error).__name__])[0]
-            raise DataError(f"dataset {self._dataset!r}, split {name!r} cannot be opened: {first}") from error
 
 
 def _split_on_disk(saved: Any, name: str, where: str) -> Any:
@@ -102,16 +118,17 @@ def _split_on_disk(saved: Any, name: str, where: str) -> Any:
     return saved[name]
 
 
-def _import_datasets() -> Any:
+def import_datasets(kind: str = "corpus") -> Any:
+    """Return the library, or say what to install."""
     try:
         import datasets
     except ImportError as error:
-        raise DataError("corpus datasets needs the datasets library: pip install 'efficientllm[data]'") from error
+        raise DataError(f"{kind} datasets needs the datasets library: pip install 'efficientllm[data]'") from error
     return datasets
 
 
 def _example(folder: Path) -> dict[str, Scalar]:
-    datasets = _import_datasets()
+    datasets = import_datasets()
     datasets.Dataset.from_dict({"text": example_documents()}).save_to_disk(str(folder / "saved"))
     return {"dataset": str(folder / "saved")}
 

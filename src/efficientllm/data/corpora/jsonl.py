@@ -25,7 +25,12 @@ def open_jsonl(path: str, text_key: str = "text") -> Corpus:
     return RecordCorpus("jsonl", path, ENDINGS, text_key, lambda file: _texts(file, text_key))
 
 
-def _texts(file: Path, text_key: str) -> Iterator[str]:
+def json_lines(file: Path) -> Iterator[tuple[str, object]]:
+    """Yield what each line that is not empty holds, with where it stands (file:line).
+
+    Raises:
+        DataError: a line that is not JSON.
+    """
     with file.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
@@ -34,9 +39,14 @@ def _texts(file: Path, text_key: str) -> Iterator[str]:
                 record = msgspec.json.decode(line)
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 raise DataError(f"{file}:{number}: not a line of JSON: {error}. Mend or delete the line.") from error
-            text = text_of(record, text_key, f"{file}:{number}")
-            if text.strip():
-                yield text
+            yield f"{file}:{number}", record
+
+
+def _texts(file: Path, text_key: str) -> Iterator[str]:
+    for where, record in json_lines(file):
+        text = text_of(record, text_key, where)
+        if text.strip():
+            yield text
 
 
 def _example(folder: Path) -> dict[str, Scalar]:
