@@ -129,11 +129,16 @@ def test_a_template_gives_the_text_that_transformers_gives_and_learns_the_assist
     assert "".join(text for text, _ in turns[:last]) == asked[0], "a prompt alone is what is trained on"
 
 
-def test_a_template_that_rewrites_earlier_turns_learns_the_last_one_alone(tmp_path):
-    turns = template_of(model_folder(tmp_path, REASONING), "model").turns(TALK)
-    assert [text for text, learned in turns if learned] == ["It is 4.<|im_end|>"]
-    before = "".join(text for text, learned in turns[:-1] if not learned)
-    assert before.endswith("<|im_start|>assistant\n<think>") and before.count("Hello!") == 1
+@pytest.mark.parametrize(
+    ("thought", "learned"), [("<think></think>", "</think>It is 4.<|im_end|>"), ("", "It is 4.<|im_end|>")]
+)
+def test_a_template_that_rewrites_earlier_turns_learns_the_last_one_alone(thought, learned, tmp_path):
+    template = template_of(model_folder(tmp_path, REASONING.replace("<think></think>", thought)), "model")
+    turns = template.turns(TALK)
+    assert [text for text, is_learned in turns if is_learned] == [learned]
+    before = turns[0][0]
+    assert before.endswith("<|im_start|>assistant\n<think>"), "the prompt is what a model is asked with"
+    assert before.count("Hello!") == 1 and turns[-1] == ("\n", False)
 
 
 def test_where_a_folder_keeps_its_template(tmp_path):
@@ -279,7 +284,9 @@ def test_prepared_data_says_what_became_of_it_and_is_the_same_from_the_cache(tok
     assert np.array_equal(again.train.planes, rows.planes) and again.figures == figures
     monkeypatch.undo()
     (file,) = (tmp_path / "cache/samples").glob("*.rows")
-    file.write_bytes(file.read_bytes()[:-4] + b"abcd")
+    good = file.read_bytes()
+    file.unlink()  # the mapped one keeps its bytes
+    file.write_bytes(good[:-4] + b"abcd")
     mended = prepare_instructions(settings_of(path), tokenizer, PlainTemplate(), tmp_path / "cache")
     assert np.array_equal(mended.train.planes, rows.planes)
 
