@@ -108,7 +108,7 @@ class _SampleTexts:
                 self._num_repeated += 1
                 continue
             number += 1
-            yield msgspec.json.encode(sample).decode()
+            yield _json(sample, f"instructions {self._name}: {split} sample {number}")
         if not number:
             raise no_samples(self._name, split)
 
@@ -123,3 +123,10 @@ def _check_sample(sample: object, where: str) -> None:
         raise DataError(f"{where} is {type(sample).__name__}, not a Sample. A reader yields Sample.")
     if not sample.messages or sample.messages[-1].role != "assistant":
         raise DataError(f"{where} does not end with a turn of the assistant. A reader yields responses.")
+
+
+def _json(sample: Sample, where: str) -> str:
+    try:
+        return msgspec.json.encode(sample).decode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{where} has half a surrogate pair at character {error.start}. Mend or drop it.") from error

@@ -82,7 +82,9 @@ def functions(text: str) -> Iterator[tuple[str, str]]:
             docstring = ast.get_docstring(node)
             first = docstring.split("\n")[0].strip() if docstring else ""
             if _RESPONSE_CHARACTERS[0] <= len(first) <= _RESPONSE_CHARACTERS[1] and _stands_alone(node):
-                yield _without_docstring(node, lines), first
+                prompt = _without_docstring(node, lines)
+                if not prompt[0].isspace():  # a string in it is less indented than the function itself
+                    yield prompt, first
 
 
 def _stands_alone(node: _Function) -> bool:
