@@ -58,14 +58,26 @@ def names(kind: str) -> list[str]:
     return sorted(path.stem for path in folder.glob("*.py") if not path.name.startswith("_") and _has_entry(path))
 
 
+def is_path(kind: str, name: str) -> bool:
+    """Whether an address is the path of a user's own file: one that ends with `.py`, or an adapter's configuration.
+
+    That may be given by its folder; an entry's name is the entry, whatever folders there are.
+    """
+    if kind == "recipe" or name in names(kind):
+        return False
+    return name.endswith(".py") or (kind == "method" and (name.endswith(".json") or Path(name).is_dir()))
+
+
 def path_of(kind: str, name: str, where: str = "") -> Path:
     """Return the file of an entry: `mla` -> `models/mixers/mla.py`; a path to a `.py` file is itself.
+
+    So is, for a method, that of an `adapter_config.json`, or of a folder that holds one.
 
     Raises:
         UnknownNameError: no such file; the message names the nearest entry.
     """
-    if kind != "recipe" and name.endswith(".py"):
-        path = Path(name)
+    if is_path(kind, name):
+        path = Path(name) / "adapter_config.json" if Path(name).is_dir() else Path(name)
         if path.is_file():
             return path.resolve()
         raise UnknownNameError(f"{kind} file", name, names(kind), where)

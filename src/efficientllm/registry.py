@@ -18,7 +18,8 @@ def load(kind: str, name: str, where: str = "") -> Any:
 
     Args:
         kind: a kind of `catalog.FOLDERS`.
-        name: an entry's name, or the path of a `.py` file that ends with `ENTRY = ...`.
+        name: an entry's name, or the path of a `.py` file that ends with `ENTRY = ...`, or for a method that of an
+            `adapter_config.json` or its folder.
         where: file and key to quote when the name is unknown.
 
     Raises:
@@ -26,8 +27,10 @@ def load(kind: str, name: str, where: str = "") -> Any:
         UserError: the user's file cannot be imported or has no `ENTRY`.
     """
     path = catalog.path_of(kind, name, where)
-    if not name.endswith(".py"):
+    if not catalog.is_path(kind, name):
         return importlib.import_module(catalog.module_name(kind, name)).ENTRY
+    if path.suffix == ".json":
+        return importlib.import_module(catalog.module_name(kind, "_own_config")).entry_of(path)
     return _load_file(path)
 
 

@@ -56,6 +56,7 @@ class PeftAttached(Attached):
         for layer in self.layers:
             layer.parts = nn.ModuleList(grown[name] for name in _places(grown, layer))
             layer.low_rank = low_rank_of(layer)
+        decoder.train(decoder.training)  # new layers drop in training, whatever the decoder was in
         self._initial = (
             {key: value.detach().clone() for key, value in self._weights().items()} if mutates(config) else {}
         )

@@ -32,6 +32,11 @@ class Leaf(NamedTuple):
         """The last word of its name, by which targets are told."""
         return self.name.rpartition(".")[2]
 
+    @property
+    def most(self) -> int:
+        """The highest rank that its matrix can have."""
+        return min(self.in_features, self.out_features)
+
 
 def leaves(decoder: Decoder) -> list[Leaf]:
     """Return the layers that can be adapted, in the decoder's order."""
@@ -77,6 +82,11 @@ def settle_targets(decoder: Decoder, config: Any) -> list[Leaf]:
     return found
 
 
+def all_layers(decoder: Decoder) -> str:
+    """Return a sentence with the names of the layers that can be adapted."""
+    return _all(leaves(decoder))
+
+
 def _fitting(there: Sequence[Leaf], names: Sequence[str]) -> list[str]:
     if not names:
         raise UserError(f"targets name no layer. {_all(there)}")
@@ -88,16 +98,20 @@ def _fitting(there: Sequence[Leaf], names: Sequence[str]) -> list[str]:
 
 def _check_ranks(config: Any, found: Sequence[Leaf]) -> None:
     """Refuse a correction that could have a higher rank than the matrix; blocks of OFT are counted otherwise."""
-    rank = getattr(config, "r", None)
-    if rank is None or config.peft_type in ("OFT", "BOFT", "HRA"):
+    from peft.utils.other import get_pattern_key
+
+    if getattr(config, "r", None) is None or config.peft_type in ("OFT", "BOFT", "HRA"):
         return
-    if rank < 1:
-        raise UserError(f"rank {rank} is none. Choose 1 or more.")
-    least = min(found, key=lambda leaf: min(leaf.in_features, leaf.out_features))
-    most = min(least.in_features, least.out_features)
-    if rank > most:
-        shape = f"{least.out_features} x {least.in_features}"
-        raise UserError(f"rank {rank} is larger than {least.name}, which is {shape}. The most possible is {most}.")
+    own: dict[str, int] = getattr(config, "rank_pattern", None) or {}
+    ranks = {leaf: own.get(get_pattern_key(own.keys(), leaf.name), config.r) for leaf in found}
+    if min(ranks.values()) < 1:
+        raise UserError(f"rank {min(ranks.values())} is none. Choose 1 or more.")
+    for leaf in sorted(found, key=lambda leaf: leaf.most):
+        if ranks[leaf] > leaf.most:
+            shape = f"{leaf.out_features} x {leaf.in_features}"
+            raise UserError(
+                f"rank {ranks[leaf]} is larger than {leaf.name}, which is {shape}. The most possible is {leaf.most}."
+            )
 
 
 def _known(there: Sequence[Leaf]) -> dict[str, None]:

@@ -10,13 +10,12 @@ from efficientllm.models.decoder import Decoder
 from efficientllm.records.card import Card
 
 
-def attach(decoder: Decoder, rank: int = 32, dropout: float = 0.0, targets: str = ALL) -> Attached:
-    """Give each target rotations of its inputs.
+def attach(decoder: Decoder, rank: int = 32, targets: str = ALL) -> Attached:
+    """Give each target rotations of its inputs; peft 0.21 makes its layer of dropout and never calls it.
 
     Args:
         decoder: the model.
         rank: inputs that are turned together; it divides the width of each target.
-        dropout: share of the blocks that is left unturned in training.
         targets: `all-linear`, or names of layers with spaces between (`q_proj v_proj`).
 
     Raises:
@@ -30,7 +29,6 @@ def attach(decoder: Decoder, rank: int = 32, dropout: float = 0.0, targets: str 
             raise UserError(f"oft: blocks of rank {rank} do not divide {name}, into which {width} numbers go.")
     config = peft.OFTConfig(
         oft_block_size=rank,
-        module_dropout=dropout,
         target_modules=chosen,
         use_cayley_neumann=False,  # its series is a rotation only near the start, and is no faster at this size
     )

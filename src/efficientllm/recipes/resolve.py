@@ -45,7 +45,7 @@ def _choice(slot: str, value: Any, where: str) -> dict[str, Any]:
     if slot == "corpus" and _is_text_path(name):
         return {"name": name, "options": options}
     path = catalog.path_of(slot, name, where)
-    if not name.endswith(".py"):
+    if not catalog.is_path(slot, name):
         return {"name": name, "options": options}
     return {"name": path.stem, "options": options, "path": name, "sha256": file_sha256(path)}
 

@@ -50,9 +50,7 @@ def parameter_groups(
     groups = []
     for decays, shared, factor in kinds:
         chosen = [
-            p
-            for p, own in trained
-            if (p.dim() >= 2) is decays and hasattr(p, "to_local") is shared and own == factor
+            p for p, own in trained if (p.dim() >= 2) is decays and hasattr(p, "to_local") is shared and own == factor
         ]
         if chosen or not shared:
             decay = settings.weight_decay if decays else 0.0
