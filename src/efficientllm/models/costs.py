@@ -24,8 +24,8 @@ _TRAIN_FACTOR = 3.0
 #: by the optimiser, and written; its gradient is written and read. The optimiser's state is read and written besides.
 _TRAIN_PASSES = 6
 
-#: … and those of a frozen weight, which is only read, forward and backward.
-_FROZEN_PASSES = 2
+#: … and those of a frozen weight: it is read forward, and backward only where something before it is trained.
+_FROZEN_PASSES = 1
 
 #: … and how many such copies it touches: weight and gradient.
 _TRAIN_COPIES = 2
@@ -99,7 +99,9 @@ def train_work(decoder: Decoder, rows: int, tokens: int, state_bytes: float | No
         state_bytes: the optimiser's on this device; None for two moments as large as what is trained (AdamW).
     """
     weights = stored_bytes(decoder, trained_only=True)
-    frozen = stored_bytes(decoder) - weights
+    table = decoder.embed.weight
+    unread = 0 if decoder.head is None or table.requires_grad else table.nbytes  # but for the rows in use
+    frozen = stored_bytes(decoder) - weights - unread
     state = 2 * weights if state_bytes is None else state_bytes
     return Work(
         tokens=rows * tokens,
