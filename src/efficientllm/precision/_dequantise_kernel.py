@@ -35,30 +35,30 @@ def expand(
     codes, values, scales, lows, offsets, factors, out, count,
     SIZE: tl.constexpr, GROUP: tl.constexpr, SMALL: tl.constexpr, LOWS: tl.constexpr, TILE: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Write values[code] * scale + low for the numbers of a tile; SMALL says that scales are float8."""
-    first = tl.program_id(0).to(tl.int64) * TILE
-    place = tl.arange(0, TILE)
-    inside = 2 * (first + place) < count
-    byte = tl.load(codes + first + place, mask=inside, other=0).to(tl.int32)
-    block = first * 2 // SIZE + place * 2 // SIZE
+    """Write values[code] * scale + low for a tile of blocks; SMALL says that scales are float8."""
+    HALF: tl.constexpr = SIZE // 2
+    block = tl.program_id(0).to(tl.int64) * (TILE // HALF) + tl.arange(0, TILE // HALF)
+    there = block * SIZE < count
+    # What a block has once is read once a block, not once a number.
     if SMALL:
-        bits = tl.load(scales + block, mask=inside, other=0).to(tl.int16)
+        bits = tl.load(scales + block, mask=there, other=0).to(tl.int16)
         # e4m3 is float16 with a shorter exponent: put in its place, it is 256 times too small, subnormals included.
         size = ((bits & 127) << 7).to(tl.float16, bitcast=True).to(tl.float32) * 256.0
         small = tl.where(bits > 127, -size, size)
-        group = block // GROUP
-        offset = tl.load(offsets + group, mask=inside, other=0.0)
-        scale = offset + tl.load(factors + group, mask=inside, other=0.0) * small
+        offset = tl.load(offsets + block // GROUP, mask=there, other=0.0)
+        scale = offset + tl.load(factors + block // GROUP, mask=there, other=0.0) * small
     else:
-        scale = tl.load(scales + block, mask=inside, other=0.0).to(tl.float32)
-    left = tl.load(values + (byte & 15)) * scale
-    right = tl.load(values + (byte >> 4)) * scale
+        scale = tl.load(scales + block, mask=there, other=0.0).to(tl.float32)
+    place = block[:, None] * HALF + tl.arange(0, HALF)[None, :]
+    byte = tl.load(codes + place, mask=there[:, None], other=0).to(tl.int32)
+    left = tl.load(values + (byte & 15)) * scale[:, None]
+    right = tl.load(values + (byte >> 4)) * scale[:, None]
     if LOWS:
-        low = tl.load(lows + block, mask=inside, other=0.0).to(tl.float32)
+        low = tl.load(lows + block, mask=there, other=0.0).to(tl.float32)[:, None]
         left += low
         right += low
     found = tl.interleave(left, right)
-    place_out = first * 2 + tl.arange(0, 2 * TILE)
+    place_out = block[:, None] * SIZE + tl.arange(0, SIZE)[None, :]
     tl.store(out + place_out, found.to(out.dtype.element_ty), mask=place_out < count)
 
 

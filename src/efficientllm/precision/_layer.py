@@ -112,7 +112,7 @@ class _Product(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             grad_x = pull @ dequantise(*blocks, *ctx.form, pull.dtype, pull)[start:stop]
         if ctx.needs_input_grad[1]:
-            grad_bias = pull.flatten(0, -2).sum(0)
+            grad_bias = pull.reshape(-1, pull.shape[-1]).sum(0)
         return grad_x, grad_bias, None, None, None, *(None for _ in blocks)
 
 
