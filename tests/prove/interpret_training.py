@@ -8,10 +8,12 @@ import sys
 import torch
 import torch.nn.functional as F
 
+from efficientllm import registry
 from efficientllm.models import _cross_entropy_kernel
 from efficientllm.models.mixers import _carry_kernel, _short_conv_kernel, _triangular_kernel
 from efficientllm.models.mixers._between_chunks import carried_one_by_one
 from efficientllm.models.mlp import _gated, _gated_kernel
+from efficientllm.precision import _blocks, _dequantise_kernel
 
 
 def compare(what, got, expected, bound):
@@ -126,6 +128,32 @@ def short_conv():
             compare(f"convolution {tokens} {dtype}", y, expected, bound)
             for number, (a, b) in enumerate(zip(given, exact, strict=True)):
                 compare(f"gradient {number} {dtype}", a.grad, b.grad, bound)
+
+
+def dequantise():
+    for name, options in (
+        ("nf4", {}),
+        ("nf4", {"double": False, "block": 1024}),
+        ("int4", {}),
+        ("int4", {"group": 16}),
+    ):
+        entry = registry.load("precision", name)
+        for rows, columns, dtype in ((40, 128, torch.float32), (37, 111, torch.bfloat16), (3, 7, torch.float16)):
+            drawn = torch.randn(rows, columns) * torch.logspace(-3, 3, rows)[:, None]
+            layer = entry.pack(drawn.to(dtype), None, **options)
+            packed, form = _blocks.Blocks(*layer._blocks()), layer._form()
+            got = _dequantise_kernel.matrix(packed, *form, dtype)
+            expected = _blocks.plain_matrix(packed, *form, torch.float64)
+            assert got.isfinite().all(), "a number that is not finite"
+            compare(f"{name} {rows}x{columns} {dtype}", got, expected, {torch.float32: 1e-7}.get(dtype, 4e-3))
+    bits = torch.arange(256, dtype=torch.uint8)
+    bits = bits[bits % 128 != 127]  # NaN
+    scales = _blocks.Blocks(
+        torch.full((len(bits) * 8,), 255, dtype=torch.uint8), torch.ones(16), bits, None, torch.zeros(1), torch.ones(1)
+    )
+    got = _dequantise_kernel.matrix(scales, 16, len(bits), 16, torch.float32)
+    assert torch.equal(got[:, 3], bits.view(torch.float8_e4m3fn).float()), "a float8 is read as another number"
+    print("same float8")
 
 
 if __name__ == "__main__":

@@ -8,8 +8,10 @@ import torch
 
 from efficientllm import registry
 from efficientllm.adapters._contract import Attached, MethodEntry
-from efficientllm.errors import UserError
+from efficientllm.adapters._layer import AdaptedLinear
+from efficientllm.errors import Unsupported, UserError
 from efficientllm.models.decoder import Decoder
+from efficientllm.precision.pack import pack_frozen
 from efficientllm.records.choice import refuse_unknown_options
 from efficientllm.records.finetune_settings import FinetuneSettings
 
@@ -27,8 +29,14 @@ def attach(decoder: Decoder, settings: FinetuneSettings, seed: int) -> Attached:
     if not isinstance(entry, MethodEntry):
         raise UserError(f"ENTRY of {choice.address()} is a {type(entry).__name__}, not a MethodEntry.")
     refuse_unknown_options("method", choice, list(inspect.signature(entry.attach).parameters)[1:])
+    if settings.base_precision is not None and entry.over_packed:
+        raise Unsupported(f"{choice.name} over a base of {settings.base_precision.name}: {entry.over_packed}")
     devices = [decoder.device] if decoder.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         attached = entry.attach(decoder, **choice.options)
+    if settings.base_precision is not None:  # after the method: it may begin with a matrix that it changes (PiSSA)
+        bases = [(layer, "base") for layer in decoder.modules() if isinstance(layer, AdaptedLinear)]
+        if not pack_frozen(bases, settings.base_precision):
+            raise Unsupported(f"{choice.name} leaves no frozen layer that {settings.base_precision.name} could pack")
     return attached

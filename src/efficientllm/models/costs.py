@@ -24,6 +24,9 @@ _TRAIN_FACTOR = 3.0
 #: by the optimiser, and written; its gradient is written and read. The optimiser's state is read and written besides.
 _TRAIN_PASSES = 6
 
+#: … and those of a frozen weight: it is read forward, and backward only where something before it is trained.
+_FROZEN_PASSES = 1
+
 #: … and how many such copies it touches: weight and gradient.
 _TRAIN_COPIES = 2
 
@@ -93,16 +96,19 @@ def train_work(decoder: Decoder, rows: int, tokens: int, state_bytes: float | No
         decoder: the model.
         rows: of one step.
         tokens: of a row.
-        state_bytes: the optimiser's on this device; None for two moments as large as the weights (AdamW).
+        state_bytes: the optimiser's on this device; None for two moments as large as what is trained (AdamW).
     """
-    weights = stored_bytes(decoder)
+    weights = stored_bytes(decoder, trained_only=True)
+    table = decoder.embed.weight
+    unread = 0 if decoder.head is None or table.requires_grad else table.nbytes  # but for the rows in use
+    frozen = stored_bytes(decoder) - weights - unread
     state = 2 * weights if state_bytes is None else state_bytes
     return Work(
         tokens=rows * tokens,
         samples=rows,
         model_flops=_TRAIN_FACTOR * rows * forward_flops(decoder, tokens),
-        moved_bytes=float(_TRAIN_PASSES * weights + 2 * state),
-        working_set_bytes=float(_TRAIN_COPIES * weights + state),
+        moved_bytes=float(_TRAIN_PASSES * weights + _FROZEN_PASSES * frozen + 2 * state),
+        working_set_bytes=float(_TRAIN_COPIES * weights + frozen + state),
     )
 
 

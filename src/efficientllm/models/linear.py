@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -62,18 +64,33 @@ class Embedding(nn.Embedding):
         """Leave the table empty."""
 
 
-def stored_bytes(module: nn.Module) -> int:
-    """Return the bytes of a module's parameters, each storage once; of one that lies over ranks, all its shares."""
-    stored = [parameter for parameter in module.parameters() if parameter.device.type != "meta"]
+def stored_bytes(module: nn.Module, *, trained_only: bool = False) -> int:
+    """Return the bytes of a module's weights, each storage once; of a parameter that lies over ranks, all its shares.
+
+    Matrices of low precision count with what they take, scales included.
+
+    Args:
+        module: the module.
+        trained_only: whether frozen weights are left out.
+    """
+    parameters = (p for p in module.parameters() if p.requires_grad or not trained_only)
+    stored = [parameter for parameter in parameters if parameter.device.type != "meta"]
     # a share may be empty, and then has no storage to tell it by
     shares = sum(parameter.nbytes for parameter in stored if hasattr(parameter, "to_local"))
     held = {p.untyped_storage()._cdata: p.nbytes for p in stored if not hasattr(p, "to_local")}
-    return shares + sum(held.values())
+    packed: int = 0 if trained_only else sum(layer.packed_bytes() for layer in _packed(module))
+    return shares + sum(held.values()) + packed
 
 
 def num_parameters(module: nn.Module) -> int:
-    """Return how many numbers a module stores as parameters, shared ones once."""
-    return sum(p.numel() for p in module.parameters())
+    """Return how many weights a module stores, shared ones once, in whatever precision."""
+    packed: int = sum(layer.in_features * layer.out_features for layer in _packed(module))
+    return packed + sum(p.numel() for p in module.parameters())
+
+
+def _packed(module: nn.Module) -> list[Any]:
+    """Return the layers of `precision/`, which lies aside of this room: their matrices are no parameters."""
+    return [part for part in module.modules() if isinstance(part, nn.Linear) and hasattr(part, "packed_bytes")]
 
 
 def is_low_precision(dtype: torch.dtype) -> bool:

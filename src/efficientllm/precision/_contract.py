@@ -17,8 +17,16 @@ class PackedLinear(nn.Linear):
     """
 
     def packed_bytes(self) -> int:
-        """Return the bytes that the matrix takes, scales and tables included."""
-        return sum(buffer.nbytes for buffer in self.buffers())
+        """Return the bytes that the matrix takes, scales and tables included; none on the device `meta`."""
+        return sum(buffer.nbytes for buffer in self.buffers() if not buffer.is_meta)
+
+    def product(self, x: Tensor, rows: slice = slice(None)) -> Tensor:
+        """Return the layer's result, or some rows of it; `forward` is all rows, and no more is kept for some."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the layer's result, in autocast's type where it is on, else in the matrix'."""
+        return self.product(x)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,71 @@
+"""From a recipe's choice to layers that are packed, and back."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+
+from efficientllm import registry
+from efficientllm.errors import UserError
+from efficientllm.precision._contract import PackedLinear, PrecisionEntry
+from efficientllm.records.choice import Choice, refuse_unknown_options
+
+
+def load_precision(choice: Choice) -> PrecisionEntry:
+    """Return the entry of a choice, once its options are known to be its own.
+
+    Raises:
+        UnknownNameError: no such format.
+        UserError: an option that it does not have, or a file whose ENTRY is of another kind.
+    """
+    entry = registry.load("precision", choice.address())
+    if not isinstance(entry, PrecisionEntry):
+        raise UserError(f"ENTRY of {choice.address()} is a {type(entry).__name__}, not a PrecisionEntry.")
+    refuse_unknown_options("precision", choice, list(inspect.signature(entry.pack).parameters)[2:])
+    return entry
+
+
+def pack_frozen(holders: Iterable[tuple[nn.Module, str]], choice: Choice) -> int:
+    """Put packed layers in the place of dense ones, one after another; return how many.
+
+    At no time is more held than the layers themselves and what coding a part of one matrix takes.
+
+    Args:
+        holders: module and the name of its attribute that holds a dense layer; packed ones stay as they are.
+        choice: the format.
+
+    Raises:
+        UnknownNameError: no such format.
+        UserError: an option that it does not have or refuses.
+    """
+    entry, packed = load_precision(choice), 0
+    for owner, attribute in holders:
+        layer = getattr(owner, attribute)
+        if not isinstance(layer, PackedLinear):
+            setattr(owner, attribute, _pack(entry, layer, choice.options))
+            packed += 1
+        del layer  # or the matrix lives on while the next one is packed
+    return packed
+
+
+def unpack(layer: PackedLinear) -> nn.Linear:
+    """Return an ordinary frozen layer of the matrix as it is read, for merging."""
+    weight = layer.weight
+    plain = nn.Linear(1, 1, bias=False, device="meta")
+    plain.in_features, plain.out_features = layer.in_features, layer.out_features
+    plain.weight, plain.bias = nn.Parameter(weight, requires_grad=False), layer.bias
+    return plain
+
+
+def _pack(entry: PrecisionEntry, layer: nn.Linear, options: dict[str, Any]) -> PackedLinear:
+    made = entry.pack(layer.weight, layer.bias, **options)
+    if made.packed_bytes() == 0 or (made.out_features, made.in_features) != tuple(layer.weight.shape):
+        form = f"{layer.out_features} × {layer.in_features}"
+        raise UserError(f"the format {entry.card.title!r} gives no packed layer for a matrix of {form}.")
+    for name, value in vars(layer).items():  # what its owner has noted of the layer, such as `writes_residual`
+        if not name.startswith("_") and not hasattr(made, name):
+            setattr(made, name, value)
+    return made.train(layer.training)
