@@ -60,7 +60,8 @@ class Dora(LowRank):
             squares = torch.linalg.vector_norm(weight, dim=1, dtype=torch.float32).square()
             crossed = F.linear(weight, down.to(weight.dtype)).float()
             squares += (up * (2.0 * crossed + up @ (down @ down.t()))).sum(1)
-        return squares.sqrt()
+        norm: Tensor = squares.sqrt()
+        return norm
 
 
 class _Scaled(torch.autograd.Function):

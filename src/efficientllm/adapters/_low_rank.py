@@ -57,7 +57,8 @@ class LowRank:
 
     def factors(self, base: nn.Linear) -> Factors | None:
         """Return base and adapters as factors, None where there is more to them."""
-        if self._drops() or base.bias is not None or not isinstance(getattr(base, "weight", None), nn.Parameter):
+        packed = base._parameters.get("weight") is None  # then it would be kept whole
+        if packed or self._drops() or base.bias is not None:
             return None
         return Factors(base.weight, self.down(), self.up(base.out_features), lambda out: self.finish(out, base))
 

@@ -1,8 +1,8 @@
 """down(silu(gate) * up) as one differentiable step, of which only gate and up are kept, for training on CUDA.
 
 The kernels are those of `_gated_kernel.py`; the product with `down` is inside so that its gradient takes the value that
-the backward kernel gives anyway, and the value need not be kept. So for a matrix, and for a frozen one with a correction
-of low rank; any other layer takes `gated`, and keeps what it needs itself.
+the backward kernel gives anyway, and the value need not be kept. So for a matrix, and for a frozen one with a
+correction of low rank; any other layer takes `gated`, and keeps what it needs itself.
 """
 
 from __future__ import annotations
