@@ -164,7 +164,7 @@ def test_blocks_that_do_not_divide_a_layer_are_refused():
 
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_an_unknown_target_is_refused_with_the_nearest(name):
-    with pytest.raises(UserError, match="no layer is called 'v_prj'. Did you mean 'v_proj'"):
+    with pytest.raises(UserError, match=r"no layer is called 'v_prj'\. Did you mean 'v_proj'"):
         attached(decoder_of(), name, targets="q_proj v_prj")
     with pytest.raises(UserError, match="targets name no layer"):
         attached(decoder_of(), name, targets="")

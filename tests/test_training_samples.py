@@ -102,7 +102,7 @@ def test_prompts_and_padding_have_exactly_no_weight():
 def test_prompt_tokens_of_a_sample_are_given_and_not_learned():
     """The last token of a prompt tells the first of the response; no token of the prompt is told."""
     (sample,) = make_samples(1, seed=3)
-    tokens_BT, targets_BT = batch_rows([sample], 32)
+    _, targets_BT = batch_rows([sample], 32)
     told = [(place, target) for place, target in enumerate(targets_BT[0].tolist()) if target != -100]
     first = sample.prompt_tokens
     assert told == [(place - 1, int(sample.tokens[place])) for place in range(first, len(sample.tokens))]

@@ -4,10 +4,10 @@ import json
 
 import pytest
 import torch
-from efficientllm.data.samples import Encoded
 
 from efficientllm.bench.job import JobFile
 from efficientllm.bench.worker import run_job
+from efficientllm.data.samples import Encoded
 from efficientllm.devices.choose import open_device
 from efficientllm.meters.marks import Marks
 from efficientllm.models import checkpoint

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from efficientllm import registry
 from efficientllm.models import _cross_entropy_kernel
+from efficientllm.models.linear import Factors
 from efficientllm.models.mixers import _carry_kernel, _short_conv_kernel, _triangular_kernel
 from efficientllm.models.mixers._between_chunks import carried_one_by_one
 from efficientllm.models.mlp import _gated, _gated_kernel
@@ -57,6 +58,40 @@ def gated():
         compare(f"result {dtype}", out, expected, bound)
         for name, a, b in zip(("gate and up", "matrix"), given, exact, strict=True):
             compare(f"gradient of {name} {dtype}", a.grad, b.grad, bound)
+
+    frozen()
+
+
+def frozen():
+    """A `down` that is frozen, alone and with a correction of low rank, and one of another kind."""
+    for dtype, bound in ((torch.float32, 1e-6), (torch.bfloat16, 1e-2)):
+        shapes = {"gate and up": (2, 5, 2 * 1100), "matrix": (16, 1100), "A": (3, 1100), "B": (16, 3)}
+        drawn = {
+            name: (torch.randn(shape) / (1 if len(shape) == 3 else 33)).to(dtype) for name, shape in shapes.items()
+        }
+        pull = torch.randn(2, 5, 16).to(dtype)
+        exact = {name: x.double().requires_grad_(name != "matrix") for name, x in drawn.items()}
+        gate, up = exact["gate and up"].chunk(2, -1)
+        value = F.silu(gate) * up
+        for kind in ("alone", "corrected", "of another kind"):
+            given = {name: x.clone().requires_grad_(name != "matrix") for name, x in drawn.items()}
+            gate_up, weight, down, up_DR = given.values()
+            expected = F.linear(value, exact["matrix"])
+            if kind == "alone":
+                out = _gated.gated_down(gate_up, weight)
+            elif kind == "of another kind":
+                out = F.linear(_gated.gated(gate_up), weight)
+            else:
+                out = _gated.gated_factors(gate_up, Factors(weight, down, up_DR, lambda total: 2 * total))
+                expected = 2 * (expected + F.linear(F.linear(value, exact["A"]), exact["B"]))
+            out.backward(pull)
+            for x in exact.values():
+                x.grad = None
+            expected.backward(pull.double(), retain_graph=True)
+            compare(f"result {kind} {dtype}", out, expected, bound)
+            assert weight.grad is None
+            for name in ("gate and up", "A", "B") if kind == "corrected" else ("gate and up",):
+                compare(f"gradient of {name} {kind} {dtype}", given[name].grad, exact[name].grad, bound)
 
 
 def triangular():

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from efficientllm.adapters._low_rank import LowRank
-from efficientllm.models.linear import Linear
+from efficientllm.models.linear import Factors, Linear
 from efficientllm.precision._contract import PackedLinear
 
 
@@ -77,6 +77,10 @@ class AdaptedLinear(nn.Module):
         found: list[Tensor] = [part(x) for part in self.parts]
         return found[0] if len(found) == 1 else torch.cat([y.to(x.dtype) for y in found], -1)
 
+    def factors(self) -> Factors | None:
+        """Return the layer as factors, None where its forward pass must do."""
+        return None if self.low_rank is None else self.low_rank.factors(self.base)
+
     @property
     def weight(self) -> Tensor:
         """The matrix that this layer amounts to: its result for each unit vector. For who needs it whole; it costs."""
@@ -110,6 +114,10 @@ class AdaptedLinear(nn.Module):
         owner, attribute = self._place
         if owner is not None:
             setattr(owner, attribute, self.base)
+
+    def adapter_flops_per_token(self) -> float:
+        """Return what the adapters add to a token's forward pass: two operations for each weight of a matrix."""
+        return 2.0 * sum(p.numel() for p in self.parts.parameters() if p.requires_grad and p.ndim == 2)
 
     def materialise(self) -> None:
         """Let rows be ordinary layers, views of the matrix, whose weight a library may read and replace."""

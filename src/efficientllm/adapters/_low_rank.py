@@ -1,7 +1,8 @@
 """LoRA on several layers that share a matrix, in three products: the base's, one with all A, one with all B.
 
 y = W x + s B A x. The As lie one under another, so that x is read once; the Bs on a block diagonal, so that one product
-adds to all rows. Parameters are peft's own, and results and gradients those of its layers, to rounding.
+adds to all rows, onto the base's result. Parameters are peft's own, and results and gradients those of its layers, to
+rounding. With dropout each part drops from x by a mask of its own, and only then has a product with its A of its own.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from efficientllm.models.linear import Factors
 from efficientllm.models.part import compute_dtype
 
 
@@ -23,25 +25,61 @@ class LowRank:
         up: the Bs, `[rows, rank]` each.
         scales: the factor of each.
         starts: first row of each in the matrix.
+        dropouts: what acts on x before each A; empty where nothing does.
     """
 
     def __init__(
-        self, down: Sequence[nn.Linear], up: Sequence[nn.Linear], scales: Sequence[float], starts: Sequence[int]
+        self,
+        down: Sequence[nn.Linear],
+        up: Sequence[nn.Linear],
+        scales: Sequence[float],
+        starts: Sequence[int],
+        dropouts: Sequence[nn.Module] = (),
     ) -> None:
-        self._down, self._up = tuple(down), tuple(up)
+        self._down, self._up, self._dropouts = tuple(down), tuple(up), tuple(dropouts)
         self._scales, self._starts = tuple(scales), tuple(starts)
 
     def __call__(self, x: Tensor, base: nn.Linear) -> Tensor:
         """Return base(x) and what the adapters add."""
-        dtype = compute_dtype(x)
-        inner = F.linear(x.to(dtype), torch.cat([layer.weight for layer in self._down]).to(dtype))
-        out: Tensor = base(x) + F.linear(inner, self._block_diagonal(base.out_features).to(dtype))
+        out = self.total(x.reshape(-1, x.shape[-1]), base)
+        return self.finish(out, base).view(*x.shape[:-1], out.shape[-1])
+
+    def total(self, x_MI: Tensor, base: nn.Linear) -> Tensor:
+        """Return base(x) and the adapters' products, in rows: on a view of them the sum in place would cost a copy."""
+        dtype = compute_dtype(x_MI)
+        out: Tensor = base(x_MI).to(dtype)
+        # in place: the base's result is written once and added to by the product itself
+        return out.addmm_(self._inner(x_MI.to(dtype)), self.up(base.out_features).to(dtype).t())
+
+    def finish(self, out: Tensor, base: nn.Linear) -> Tensor:
+        """Return what the layer gives, from the sum."""
         return out
 
-    def _block_diagonal(self, rows: int) -> Tensor:
-        """Return the scaled Bs, `[rows, sum of ranks]`."""
+    def factors(self, base: nn.Linear) -> Factors | None:
+        """Return base and adapters as factors, None where there is more to them."""
+        # a packed matrix would be kept whole
+        if "weight" not in base._parameters or self._drops() or base.bias is not None:
+            return None
+        return Factors(base.weight, self.down(), self.up(base.out_features), lambda out: self.finish(out, base))
+
+    def down(self) -> Tensor:
+        """Return the As, `[sum of ranks, in_features]`."""
+        return torch.cat([layer.weight for layer in self._down])
+
+    def up(self, rows: int) -> Tensor:
+        """Return the scaled Bs on a block diagonal, `[rows, sum of ranks]`."""
         columns = []
         for layer, scale, start in zip(self._up, self._scales, self._starts, strict=True):
             below = rows - start - layer.weight.shape[0]
             columns.append(F.pad(layer.weight * scale, (0, 0, start, below)))
         return torch.cat(columns, 1)
+
+    def _inner(self, x_MI: Tensor) -> Tensor:
+        """Return A x of all parts, `[tokens, sum of ranks]`."""
+        if not self._drops():
+            return F.linear(x_MI, self.down().to(x_MI.dtype))
+        pairs = zip(self._down, self._dropouts, strict=True)
+        return torch.cat([F.linear(drop(x_MI), layer.weight.to(x_MI.dtype)) for layer, drop in pairs], 1)
+
+    def _drops(self) -> bool:
+        return any(drop.training for drop in self._dropouts)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from efficientllm.adapters import _saved
 from efficientllm.adapters._contract import Attached
+from efficientllm.adapters._dora import Dora
 from efficientllm.adapters._layer import AdaptedLinear, Rows
 from efficientllm.adapters._low_rank import LowRank
 from efficientllm.adapters._mutated import joined, moved, mutates, parted, widened
@@ -146,30 +147,34 @@ class PeftAttached(Attached):
 
 def low_rank_of(layer: AdaptedLinear) -> LowRank | None:
     """Return the fast form of a layer's adapters, None where peft's own forward pass must do."""
-    from peft.tuners.lora.layer import Linear as LoraLinear
-
-    down: list[nn.Linear] = []
-    up: list[nn.Linear] = []
-    scales: list[float] = []
-    starts: list[int] = []
-    start = 0
+    starts, start, adapted = [], 0, []
     part: Any
     for part in layer.parts:
         if not isinstance(part, Rows):
-            if type(part) is not LoraLinear or not _is_plain(part):
-                return None
-            down.append(part.lora_A[_ADAPTER])
-            up.append(part.lora_B[_ADAPTER])
-            scales.append(part.scaling[_ADAPTER])
+            adapted.append(part)
             starts.append(start)
         start += part.out_features
-    return LowRank(down, up, scales, starts) if down else None
+    if not adapted or not all(_has_fast_form(part) for part in adapted):
+        return None
+    down, up = ([getattr(part, kind)[_ADAPTER] for part in adapted] for kind in ("lora_A", "lora_B"))
+    scales = [part.scaling[_ADAPTER] for part in adapted]
+    dropouts = [part.lora_dropout[_ADAPTER] for part in adapted]
+    drops = not all(isinstance(dropout, nn.Identity) for dropout in dropouts)
+    scaled = {bool(part.use_dora.get(_ADAPTER, False)) for part in adapted}
+    if scaled == {False}:
+        return LowRank(down, up, scales, starts, dropouts if drops else ())
+    if drops or len(scaled) > 1:
+        return None
+    return Dora(down, up, scales, starts, [part.lora_magnitude_vector[_ADAPTER] for part in adapted])
 
 
-def _is_plain(part: Any) -> bool:
-    """Whether a layer of LoRA adds `scaling * B(A(x))` and no more."""
-    no_dropout = isinstance(part.lora_dropout[_ADAPTER], nn.Identity)
-    return no_dropout and not part.use_dora.get(_ADAPTER, False) and not part.lora_bias.get(_ADAPTER, False)
+def _has_fast_form(part: Any) -> bool:
+    """Whether a layer is LoRA, or DoRA, and no more; other variants have a forward pass of their own."""
+    from peft.tuners.lora.layer import Linear as LoraLinear
+
+    if type(part) is not LoraLinear or part.lora_bias.get(_ADAPTER, False):
+        return False
+    return _ADAPTER not in part.lora_variant or bool(part.use_dora.get(_ADAPTER, False))
 
 
 def _places(grown: dict[str, nn.Module], layer: AdaptedLinear) -> list[str]:

@@ -13,6 +13,7 @@ from efficientllm.models.linear import num_parameters
 from efficientllm.models.mixers._contract import Mixer, State
 from efficientllm.models.mlp._contract import Mlp
 from efficientllm.models.norm import make_norm, norm_bytes
+from efficientllm.models.part import draws
 from efficientllm.models.position._contract import Positions
 from efficientllm.models.shape import Shape
 
@@ -50,7 +51,7 @@ class Block(nn.Module):
             state,
             sequence_ids_BT,
             use_reentrant=False,
-            preserve_rng_state=False,  # nothing here is random
+            preserve_rng_state=draws(self),
             context_fn=lambda: (nullcontext(), self._second_time()),
         )
         return out_BTD

@@ -14,6 +14,7 @@ import torch
 from efficientllm.models.block import Block
 from efficientllm.models.decoder import Decoder
 from efficientllm.models.linear import num_parameters, stored_bytes
+from efficientllm.models.train_flops import train_flops
 from efficientllm.records.measurement import ModelFacts
 from efficientllm.records.window import Work
 
@@ -52,7 +53,8 @@ def facts(decoder: Decoder, dtype_bytes: int, train_tokens: int, *, trains_in: t
         adjusted=decoder.adjusted,
         cache_bytes_per_token=cache_bytes_per_token(decoder, dtype_bytes),
         state_bytes=sum(block.mixer.state_bytes(dtype_bytes) for block in blocks),
-        train_flops_per_token=_TRAIN_FACTOR * forward_flops(decoder, train_tokens) / train_tokens,
+        train_flops_per_token=_train_flops(decoder, train_tokens) / train_tokens,
+        parameters_trained=0 if trains_in is None else sum(p.numel() for p in _trained(decoder)),
         implementations=_implementations(blocks[0], trains_in or decoder.dtype, gradients=trains_in is not None),
     )
 
@@ -106,7 +108,7 @@ def train_work(decoder: Decoder, rows: int, tokens: int, state_bytes: float | No
     return Work(
         tokens=rows * tokens,
         samples=rows,
-        model_flops=_TRAIN_FACTOR * rows * forward_flops(decoder, tokens),
+        model_flops=rows * _train_flops(decoder, tokens),
         moved_bytes=float(_TRAIN_PASSES * weights + _FROZEN_PASSES * frozen + 2 * state),
         working_set_bytes=float(_TRAIN_COPIES * weights + frozen + state),
     )
@@ -145,6 +147,22 @@ def decode_work(decoder: Decoder, batch: int, context: int) -> Work:
         moved_bytes=touched + rewritten,
         working_set_bytes=touched,
     )
+
+
+def _train_flops(decoder: Decoder, tokens: int) -> float:
+    """Return the operations of forward and backward pass on one sequence."""
+    if _partly_frozen(decoder):
+        return train_flops(decoder, tokens)
+    return _TRAIN_FACTOR * forward_flops(decoder, tokens)
+
+
+def _trained(decoder: Decoder) -> list[torch.nn.Parameter]:
+    return [parameter for parameter in decoder.parameters() if parameter.requires_grad]
+
+
+def _partly_frozen(decoder: Decoder) -> bool:
+    """Whether some weights are trained and others are not; a model that only infers is counted as if all were."""
+    return len({parameter.requires_grad for parameter in decoder.parameters()}) == 2
 
 
 def _weight_bytes_read(decoder: Decoder, num_tokens: int, num_positions: int) -> float:

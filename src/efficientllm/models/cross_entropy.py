@@ -35,7 +35,8 @@ def mean_cross_entropy(
 ) -> Tensor:
     """Return the mean loss in nats over the targets that count, a float32 scalar with gradients.
 
-    The backward pass can be taken once: it uses up what the forward pass kept.
+    The backward pass can be taken once: it uses up what the forward pass kept. A head that needs no gradient gets none,
+    and no memory is taken for it.
     """
     chunk = chunk_tokens(hidden_ND, head_VD, logits_bytes)
     if hidden_ND.shape[0] <= chunk and not _kernel_serves(hidden_ND):
@@ -110,14 +111,15 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         """Return the kept gradients, scaled in place by what comes from above."""
         if ctx.kept is None:
             raise RuntimeError("the gradients of this loss have been taken already: compute the loss again")
         grad_hidden_ND, grad_head_VD, scale = ctx.kept
         ctx.kept = None
         factor = grad if scale is None else grad * scale
-        return grad_hidden_ND.mul_(factor), grad_head_VD.mul_(factor).to(ctx.head_dtype), None, None
+        grad_head = None if grad_head_VD is None else grad_head_VD.mul_(factor).to(ctx.head_dtype)
+        return grad_hidden_ND.mul_(factor), grad_head, None, None
 
 
 def _forward(ctx: Any, hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor, chunk: int, dtype: torch.dtype) -> Tensor:
@@ -125,7 +127,7 @@ def _forward(ctx: Any, hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor, ch
     # In float16 the gradients would underflow with the mean's 1/N: there it comes last.
     early = torch.ones_like(share) if dtype == torch.float16 else share
     grad_hidden_ND = torch.empty_like(hidden_ND)
-    grad_head_VD = torch.zeros_like(head_VD, dtype=torch.float32)
+    grad_head_VD = torch.zeros_like(head_VD, dtype=torch.float32) if ctx.needs_input_grad[1] else None
     head, losses = head_VD.to(dtype), []
     replace = _KERNEL if _KERNEL is not None and _kernel_serves(hidden_ND) else _replace_by_gradient
     for start in range(0, hidden_ND.shape[0], chunk):
@@ -137,7 +139,8 @@ def _forward(ctx: Any, hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor, ch
         losses.append(replace(pull_CV, targets_N[rows], early).sum())
         pull_CV = pull_CV.to(dtype)
         grad_hidden_ND[rows] = pull_CV @ head
-        _add_product(grad_head_VD, pull_CV.t(), hidden)
+        if grad_head_VD is not None:
+            _add_product(grad_head_VD, pull_CV.t(), hidden)
         del pull_CV  # before the next chunk's logits are made
     ctx.kept = grad_hidden_ND, grad_head_VD, None if dtype != torch.float16 else share
     ctx.head_dtype = head_VD.dtype

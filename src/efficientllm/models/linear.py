@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class Linear(nn.Linear):
@@ -34,6 +35,30 @@ class Linear(nn.Linear):
     def flops_per_token(self) -> float:
         """Return the floating-point operations of one token: two for each weight."""
         return 2.0 * self.in_features * self.out_features
+
+
+class Factors(NamedTuple):
+    """A dense layer whose matrix has a correction of low rank: `finish(weight x + up (down x))`.
+
+    A layer of a kind of its own may have a method `factors()` that returns them, or None where they do not tell all.
+
+    Attributes:
+        weight: `[out_features, in_features]`, frozen.
+        down: `[rank, in_features]`.
+        up: `[out_features, rank]`.
+        finish: what is left to do with the sum.
+    """
+
+    weight: Tensor
+    down: Tensor
+    up: Tensor
+    finish: Callable[[Tensor], Tensor]
+
+
+def factors_of(layer: nn.Module) -> Factors | None:
+    """Return a layer's factors, None where it has none or does not say so."""
+    found: Factors | None = layer.factors() if hasattr(layer, "factors") else None  # type: ignore[operator]
+    return found
 
 
 class StackedLinear(nn.Module):

@@ -34,7 +34,7 @@ class Part(nn.Module):
         """Return `layers(*given)`, of which only what came in is kept where the part recomputes."""
         if not self.recomputes or not torch.is_grad_enabled():
             return layers(*given)
-        out: Tensor = checkpoint(layers, *given, use_reentrant=False, preserve_rng_state=False)
+        out: Tensor = checkpoint(layers, *given, use_reentrant=False, preserve_rng_state=draws(self))
         return out
 
     def tallies(self) -> tuple[Tensor, ...]:
@@ -78,6 +78,11 @@ class Part(nn.Module):
 
     def after_step(self) -> None:
         """Do what is due after the optimiser's step, without waiting for the device."""
+
+
+def draws(module: nn.Module) -> bool:
+    """Whether a forward pass draws random numbers: what is computed again must then draw the same."""
+    return any(isinstance(part, nn.Dropout) and part.training and part.p > 0 for part in module.modules())
 
 
 class Chooser(nn.Module):

@@ -138,7 +138,7 @@ def _stage(raw: Any, index: int, file: str) -> Stage:
 
 
 def _only(raw: dict[str, Any], file: str, stage: str) -> dict[str, Any]:
-    only = _typed(raw, "only", dict, {}, f"{file}: stages.{stage}")
+    only: dict[str, Any] = _typed(raw, "only", dict, {}, f"{file}: stages.{stage}")
     if only and "from" not in raw:
         raise RecipeError(f"{file}: stages.{stage}.only: chooses among what another stage left. Name it with `from`.")
     return only

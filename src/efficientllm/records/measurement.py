@@ -32,6 +32,7 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
         state_bytes: constant decode state a sequence.
         train_flops_per_token: model FLOPs of forward and backward at the training length.
         implementations: slot -> how it computes on this device, where it has several ways (`mlp`: `grouped`).
+        parameters_trained: those that training changes; 0 in inference, and in records older than fine-tuning.
     """
 
     parameters_total: int
@@ -44,6 +45,7 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
     state_bytes: int = 0
     train_flops_per_token: float = 0.0
     implementations: dict[str, str] = {}
+    parameters_trained: int = 0
 
 
 class DataFacts(msgspec.Struct, frozen=True, kw_only=True):

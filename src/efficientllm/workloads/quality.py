@@ -58,8 +58,7 @@ def score(
         window.figure("heldout_nats_per_token", nats / count)
         window.figure("heldout_perplexity", math.exp(min(nats / count, 700.0)))
         window.figure("heldout_bits_per_byte", nats / math.log(2) / scored_bytes)
-        return nats / count
-    return 0.0
+    return nats / count if count else 0.0
 
 
 def decoder_scorer(decoder: Decoder, settings: ModelSettings, autocast: Autocast) -> Scorer:

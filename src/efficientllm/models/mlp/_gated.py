@@ -1,7 +1,8 @@
 """down(silu(gate) * up) as one differentiable step, of which only gate and up are kept, for training on CUDA.
 
 The kernels are those of `_gated_kernel.py`; the product with `down` is inside so that its gradient takes the value that
-the backward kernel gives anyway, and the value need not be kept.
+the backward kernel gives anyway, and the value need not be kept. So for a matrix, and for a frozen one with a
+correction of low rank; any other layer takes `gated`, and keeps what it needs itself.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from efficientllm.models.linear import Factors
 from efficientllm.models.part import compute_dtype
 
 #: Gate and up of all rows, the matrix, ends of the experts' rows or None.
@@ -37,6 +39,57 @@ def gated_down(gate_up: Tensor, weight: Tensor, ends_E: Tensor | None = None) ->
     return out.view(*gate_up.shape[:-1], out.shape[-1])
 
 
+def gated_factors(gate_up: Tensor, layer: Factors) -> Tensor:
+    """Return down(silu(gate) * up) of a frozen `down` with a correction of low rank, with gradients of all but it."""
+    rows, dtype = gate_up.flatten(0, -2), compute_dtype(layer.weight)
+    given = (rows, layer.weight.to(dtype), layer.down.to(dtype), layer.up.to(dtype))
+    out: Tensor = _GatedFactors.apply(*given)  # type: ignore[no-untyped-call]
+    return layer.finish(out).view(*gate_up.shape[:-1], out.shape[-1])
+
+
+def gated(gate_up: Tensor) -> Tensor:
+    """Return silu(gate) * up; rows of F gates and F ups, any leading axes."""
+    value: Tensor = _Gated.apply(gate_up.flatten(0, -2))  # type: ignore[no-untyped-call]
+    return value.view(*gate_up.shape[:-1], value.shape[-1])
+
+
+class _Gated(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gate_up_MG: Tensor) -> Tensor:
+        """Return the rows' values."""
+        ctx.save_for_backward(gate_up_MG)
+        value_MF: Tensor = torch.ops.efficientllm.silu_gate(gate_up_MG)
+        return value_MF
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, pull_MF: Tensor) -> Tensor:
+        """Return the gradients of gate and up."""
+        (gate_up_MG,) = ctx.saved_tensors
+        grad_MG: Tensor = torch.ops.efficientllm.silu_gate_backward(gate_up_MG, pull_MF)[0]
+        return grad_MG
+
+
+class _GatedFactors(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gate_up_MG: Tensor, weight_DF: Tensor, down_RF: Tensor, up_DR: Tensor) -> Tensor:
+        """Return the rows' results."""
+        value_MF = torch.ops.efficientllm.silu_gate(gate_up_MG)
+        inner_MR = F.linear(value_MF, down_RF)
+        ctx.save_for_backward(gate_up_MG, weight_DF, down_RF, up_DR, inner_MR)
+        return F.linear(value_MF, weight_DF).addmm_(inner_MR, up_DR.t())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, pull_MD: Tensor) -> tuple[Tensor, None, Tensor, Tensor]:
+        """Return the gradients of gate and up, and of the correction."""
+        gate_up_MG, weight_DF, down_RF, up_DR, inner_MR = ctx.saved_tensors
+        pull_MR = pull_MD @ up_DR
+        pull_MF = (pull_MD @ weight_DF).addmm_(pull_MR, down_RF)
+        grad_MG, value_MF = torch.ops.efficientllm.silu_gate_backward(gate_up_MG, pull_MF)
+        return grad_MG, None, pull_MR.t() @ value_MF, pull_MD.t() @ inner_MR
+
+
 class _GatedDown(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate_up_MG: Tensor, weight: Tensor, ends_E: Tensor | None) -> Tensor:
@@ -49,12 +102,14 @@ class _GatedDown(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, pull_MD: Tensor) -> tuple[Tensor, Tensor, None]:
-        """Return the gradients of gate and up, and of the matrix."""
+    def backward(ctx: Any, pull_MD: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        """Return the gradients of gate and up, and of the matrix unless it is frozen."""
         kept: _Kept = ctx.saved_tensors
         gate_up_MG, weight, ends_E = kept
         pull_MF = pull_MD @ weight if ends_E is None else F.grouped_mm(pull_MD, weight, offs=ends_E)
         grad_MG, value_MF = torch.ops.efficientllm.silu_gate_backward(gate_up_MG, pull_MF)
+        if not ctx.needs_input_grad[1]:
+            return grad_MG, None, None
         if ends_E is None:
             return grad_MG, pull_MD.t() @ value_MF, None
         return grad_MG, F.grouped_mm(pull_MD.t(), value_MF, offs=ends_E), None

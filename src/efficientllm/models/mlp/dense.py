@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from efficientllm.models.forward_pass import ForwardPass
-from efficientllm.models.linear import Linear
+from efficientllm.models.linear import Linear, factors_of
 from efficientllm.models.mlp._contract import Mlp, MlpEntry
-from efficientllm.models.mlp._gated import gated_down, serves
+from efficientllm.models.mlp._gated import gated, gated_down, gated_factors, serves
 from efficientllm.models.shape import Shape
 from efficientllm.records.card import Card
 
@@ -64,9 +64,19 @@ class GatedMlp(Mlp):
     def _layers(self, x_BTD: Tensor) -> Tensor:
         gate_up_BTG = self.gate_up(x_BTD)
         if serves(x_BTD) and not self.shape.mlp_bias:
-            return gated_down(gate_up_BTG, self.down.weight)
+            return self._fused_down(gate_up_BTG)
         gate_BTF, up_BTF = gate_up_BTG.chunk(2, -1)
         out_BTD: Tensor = self.down(F.silu(gate_BTF) * up_BTF)
+        return out_BTD
+
+    def _fused_down(self, gate_up_BTG: Tensor) -> Tensor:
+        """Return down(silu(gate) * up) by the kernels; another layer may stand in the place of `down`."""
+        if type(self.down) is Linear:
+            return gated_down(gate_up_BTG, self.down.weight)
+        factors = factors_of(self.down)
+        if factors is not None:
+            return gated_factors(gate_up_BTG, factors)
+        out_BTD: Tensor = self.down(gated(gate_up_BTG))
         return out_BTD
 
 
