@@ -144,12 +144,12 @@ def test_a_step_with_frozen_weights_executes_the_operations_that_the_costs_say(m
     assert counter.get_total_flops() == pytest.approx(costs.train_work(decoder, 2, 31).model_flops, rel=0.005)
 
 
-def test_frozen_weights_are_read_twice_and_have_no_gradient_and_no_state():
+def test_frozen_weights_are_read_once_at_least_and_have_no_gradient_and_no_state():
     decoder = frozen(1)
     trained = sum(p.nbytes for p in decoder.block(2).parameters())
     rest = costs.facts(decoder, 4, 16).weight_bytes - trained
     work = costs.train_work(decoder, 1, 16)
-    assert work.moved_bytes == 10 * trained + 2 * rest
+    assert work.moved_bytes == 10 * trained + rest
     assert work.working_set_bytes == 4 * trained + rest
     counts = costs.facts(decoder, 4, 16, trains_in=torch.float32)
     assert counts.parameters_trained == trained // 4

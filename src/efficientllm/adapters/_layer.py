@@ -30,6 +30,11 @@ class Rows(nn.Linear):
         self.in_features, self.out_features = owner.in_features, rows
         self._owner, self._slice = (owner,), slice(start, start + rows)  # in a tuple it is no child
 
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the rows' result; of a packed matrix without keeping it in full for the backward pass."""
+        base = self._owner[0].base
+        return base.product(x, self._slice) if isinstance(base, PackedLinear) else super().forward(x)
+
     @property
     def weight(self) -> Tensor:  # type: ignore[override]
         """The rows as they are now."""

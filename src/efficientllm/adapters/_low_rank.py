@@ -57,8 +57,8 @@ class LowRank:
 
     def factors(self, base: nn.Linear) -> Factors | None:
         """Return base and adapters as factors, None where there is more to them."""
-        # a packed matrix would be kept whole
-        if "weight" not in base._parameters or self._drops() or base.bias is not None:
+        dense = isinstance(base.__dict__["_parameters"].get("weight"), Tensor)  # a packed matrix would be kept whole
+        if not dense or self._drops() or base.bias is not None:
             return None
         return Factors(base.weight, self.down(), self.up(base.out_features), lambda out: self.finish(out, base))
 

@@ -110,6 +110,8 @@ def _tried(
 
 def _taken(recipe: Recipe, stage: Stage, parents: list[Trial]) -> list[Trial]:
     """Return the trials of its source that a stage goes on with."""
+    if stage.only == "first":
+        return parents[:1]
     taken = [parent for parent in parents if _matches(stage.only, parent.axes)]
     if parents and not taken:
         wanted = ", ".join(f"{key}: {value}" for key, value in stage.only.items())

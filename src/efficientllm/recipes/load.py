@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -137,11 +137,13 @@ def _stage(raw: Any, index: int, file: str) -> Stage:
     )
 
 
-def _only(raw: dict[str, Any], file: str, stage: str) -> dict[str, Any]:
-    only: dict[str, Any] = _typed(raw, "only", dict, {}, f"{file}: stages.{stage}")
+def _only(raw: dict[str, Any], file: str, stage: str) -> dict[str, Any] | Literal["first"]:
+    only = raw.get("only", {})
+    if only != "first" and not isinstance(only, dict):
+        raise RecipeError(f"{file}: stages.{stage}.only: expected `first` or `key: value`, got {only!r}.")
     if only and "from" not in raw:
         raise RecipeError(f"{file}: stages.{stage}.only: chooses among what another stage left. Name it with `from`.")
-    return only
+    return "first" if only == "first" else only
 
 
 def _axes(raw: Any, kind: type[Settings], file: str, stage: str) -> dict[str, tuple[Any, ...]]:

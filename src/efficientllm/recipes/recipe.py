@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -29,7 +29,8 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
             changed: `offload=weights`.
         source: name of the stage whose artifacts this one takes (`from:` in YAML), or empty.
         baseline: axis -> value of this stage's own baseline, where it is another than the recipe's.
-        only: of that stage's axes, the values that this one goes on with (`only: {mixer: gqa}`); all where it is empty.
+        only: of that stage's trials, those that this one goes on with: by values of axes (`only: {mixer: gqa}`), or the
+            `first`; all where it is empty.
         per_device: kind of device -> settings that replace the above on it.
         skip: combinations left out; each maps axes to values and says `because`.
         select: what an earlier stage chooses for this one, which takes that stage's other settings and axes too.
@@ -44,7 +45,7 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
     one_at_a_time: bool = False
     source: str = ""
     baseline: dict[str, Any] = {}
-    only: dict[str, Any] = {}
+    only: dict[str, Any] | Literal["first"] = {}
     per_device: dict[str, dict[str, Any]] = {}
     skip: tuple[dict[str, Any], ...] = ()
     select: Select | None = None
