@@ -106,6 +106,21 @@ def test_alpaca_input_follows_its_instruction_and_a_system_message_stays_one(tmp
         assert said == [[("system", "Be brief."), ("user", "Add.\n\n1 2"), ("assistant", "3")]]
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_system_message_may_stand_beside_any_layout(layout, tmp_path):
+    record = {**LAYOUTS[layout]("q", "a"), "system": "Be brief."}
+    said = turns(open_instructions(choice(write_lines(tmp_path / "a.jsonl", [record]))))
+    assert said == [[("system", "Be brief."), ("user", "q"), ("assistant", "a")]]
+
+
+def test_a_json_file_beside_lines_is_no_data_and_alone_it_is(tmp_path):
+    (tmp_path / "info.json").write_text(json.dumps([{"prompt": "a", "response": "b"}]))
+    assert len(everything(open_instructions(choice(tmp_path)))) == 1
+    (tmp_path / "info.json").write_text('{"license": "mit"}')
+    write_lines(tmp_path / "a.jsonl", [{"prompt": q, "response": a} for q, a in example_pairs(30)])
+    assert len(everything(open_instructions(choice(tmp_path)))) == 30
+
+
 def test_a_conversation_ends_with_its_last_answer(tmp_path):
     said = [("system", "s"), ("human", "a"), ("gpt", "b"), ("human", "c"), ("gpt", "d"), ("human", "e"), ("gpt", "")]
     record = {"conversations": [{"from": role, "value": text} for role, text in said]}

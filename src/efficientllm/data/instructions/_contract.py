@@ -18,6 +18,9 @@ from efficientllm.records.choice import Scalar
 
 Role = Literal["system", "user", "assistant"]
 
+#: How many samples of a split the contract looks at.
+_CHECKED_SAMPLES = 1000
+
 
 class Message(msgspec.Struct, frozen=True):
     """One turn of a conversation."""
@@ -90,10 +93,6 @@ class InstructionsEntry:
     open: Callable[..., Instructions]
     example: Callable[[Path], dict[str, Scalar]] = no_example
     endings: tuple[str, ...] = ()
-
-
-#: How many samples of a split the contract looks at.
-_CHECKED_SAMPLES = 1000
 
 
 def problems(entry: InstructionsEntry, folder: Path) -> list[str]:

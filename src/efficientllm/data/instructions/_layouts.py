@@ -63,8 +63,7 @@ def pair_layout(prompt_key: str, response_key: str) -> Layout:
 def _alpaca(record: Record, where: str) -> Sample | None:
     response = _text(record, "output", where)
     parts = [_text(record, key, where) for key in ("instruction", "input") if record.get(key)]
-    system = _text(record, "system", where) if record.get("system") else ""
-    return pair("\n\n".join(parts), response, system=system) if response.strip() else None
+    return pair("\n\n".join(parts), response) if response.strip() else None
 
 
 def _turns(key: str) -> Callable[[Record, str], Sample | None]:
@@ -108,7 +107,7 @@ def layout_of(record: object, where: str) -> Layout:
 
 
 def sample_of(record: object, layout: Layout, where: str) -> Sample | None:
-    """Return the sample of a record, None if it has no response.
+    """Return the sample of a record, None if it has no response; in any layout, `system` may stand beside it.
 
     Raises:
         DataError: it is not of this layout.
@@ -119,7 +118,11 @@ def sample_of(record: object, layout: Layout, where: str) -> Sample | None:
     if missing is not None:
         keys = ", ".join(map(str, record)) or "none"
         raise DataError(f"{where}: no key {missing!r} of the layout {layout.name} (its keys: {keys}). Mend the record.")
-    return layout.read(record, where)
+    sample = layout.read(record, where)
+    system = _text(record, "system", where)
+    if sample is None or not system.strip() or sample.messages[0].role == "system":
+        return sample
+    return Sample(messages=(Message("system", system), *sample.messages), answer=sample.answer)
 
 
 def _message(turn: object, where: str) -> Message:

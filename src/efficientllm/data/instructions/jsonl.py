@@ -17,7 +17,8 @@ from efficientllm.data.instructions._records import Placed, RecordInstructions
 from efficientllm.errors import DataError
 from efficientllm.records.choice import Scalar
 
-ENDINGS = (".jsonl", ".ndjson", ".json")
+_LINES = (".jsonl", ".ndjson")
+ENDINGS = (*_LINES, ".json")
 
 
 def open_jsonl(path: str, prompt_key: str = "", response_key: str = "", answer_after: str = "") -> Instructions:
@@ -33,7 +34,9 @@ def open_jsonl(path: str, prompt_key: str = "", response_key: str = "", answer_a
         DataError: no such path; while reading, a line that is not JSON or has no sample (file:line).
     """
     root = Path(path).expanduser()
-    files = find_files(root, ENDINGS, "jsonl", kind="instructions")
+    # A .json file beside JSON lines says something about them and is no data.
+    has_lines = root.is_dir() and any(path.suffix.lower() in _LINES for path in root.rglob("*"))
+    files = find_files(root, _LINES if has_lines else ENDINGS, "jsonl", kind="instructions")
     splits = named_splits(root, files, telling_endings=ENDINGS)
     facts = {
         "path": path,
