@@ -80,9 +80,9 @@ def test_a_configuration_of_ones_own_is_a_method_by_its_path_and_by_its_folder(w
     assert torch.equal(logits(other), logits(method.decoder))
 
 
-@pytest.mark.parametrize("kind", ["FOURIERFT", "RANDLORA", "BOFT"])
+@pytest.mark.parametrize("kind", ["FOURIERFT", "RANDLORA"])
 def test_a_configuration_may_ask_for_what_has_no_file_here(kind, write, tmp_path):
-    words = {"FOURIERFT": {"n_frequency": 50}, "RANDLORA": {"r": 4}, "BOFT": {"boft_block_size": 4}}[kind]
+    words = {"FOURIERFT": {"n_frequency": 50}, "RANDLORA": {"r": 4}}[kind]
     path = tmp_path / "own.json"
     path.write_text(json.dumps({"peft_type": kind, "target_modules": ["q_proj"], **words}))
     decoder = decoder_of()
@@ -164,7 +164,7 @@ def test_blocks_that_do_not_divide_a_layer_are_refused():
 
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_an_unknown_target_is_refused_with_the_nearest(name):
-    with pytest.raises(UserError, match="no layer is called 'v_prj'. Did you mean 'v_proj'"):
+    with pytest.raises(UserError, match=r"no layer is called 'v_prj'\. Did you mean 'v_proj'"):
         attached(decoder_of(), name, targets="q_proj v_prj")
     with pytest.raises(UserError, match="targets name no layer"):
         attached(decoder_of(), name, targets="")
