@@ -80,9 +80,9 @@ def test_a_configuration_of_ones_own_is_a_method_by_its_path_and_by_its_folder(w
     assert torch.equal(logits(other), logits(method.decoder))
 
 
-@pytest.mark.parametrize("kind", ["FOURIERFT", "RANDLORA", "BOFT"])
+@pytest.mark.parametrize("kind", ["FOURIERFT", "RANDLORA"])
 def test_a_configuration_may_ask_for_what_has_no_file_here(kind, write, tmp_path):
-    words = {"FOURIERFT": {"n_frequency": 50}, "RANDLORA": {"r": 4}, "BOFT": {"boft_block_size": 4}}[kind]
+    words = {"FOURIERFT": {"n_frequency": 50}, "RANDLORA": {"r": 4}}[kind]
     path = tmp_path / "own.json"
     path.write_text(json.dumps({"peft_type": kind, "target_modules": ["q_proj"], **words}))
     decoder = decoder_of()
