@@ -58,7 +58,7 @@ class LowRank:
     def factors(self, base: nn.Linear) -> Factors | None:
         """Return base and adapters as factors, None where there is more to them."""
         packed = base._parameters.get("weight") is None  # then it would be kept whole
-        if packed or self._drops() or base.bias is not None:
+        if packed or self._drops() or base._parameters.get("bias") is not None:
             return None
         return Factors(base.weight, self.down(), self.up(base.out_features), lambda out: self.finish(out, base))
 
