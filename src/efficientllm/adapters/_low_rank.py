@@ -57,8 +57,8 @@ class LowRank:
 
     def factors(self, base: nn.Linear) -> Factors | None:
         """Return base and adapters as factors, None where there is more to them."""
-        dense = isinstance(base.__dict__["_parameters"].get("weight"), Tensor)  # a packed matrix would be kept whole
-        if not dense or self._drops() or base.bias is not None:
+        packed = base._parameters.get("weight") is None  # then it would be kept whole
+        if packed or self._drops() or base._parameters.get("bias") is not None:
             return None
         return Factors(base.weight, self.down(), self.up(base.out_features), lambda out: self.finish(out, base))
 
