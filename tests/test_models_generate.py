@@ -32,7 +32,7 @@ def alone(decoder, prompt, max_new, end):
 @torch.inference_mode()
 def test_each_row_gets_what_it_gets_alone(mixer):
     decoder = decoder_of(mixer)
-    given = generate(decoder, PROMPTS, 6, end=-1)
+    given = generate(decoder, PROMPTS, 6, ends=())
     assert given == [alone(decoder, prompt, 6, -1) for prompt in PROMPTS]
     assert [len(ids) for ids in given] == [6] * 4
 
@@ -40,8 +40,8 @@ def test_each_row_gets_what_it_gets_alone(mixer):
 @torch.inference_mode()
 def test_a_row_ends_at_its_end_and_the_others_go_on():
     decoder = decoder_of("gqa")
-    free = generate(decoder, PROMPTS, 6, end=-1)
+    free = generate(decoder, PROMPTS, 6, ends=())
     end = free[2][3]
-    given = generate(decoder, PROMPTS, 6, end=end)
+    given = generate(decoder, PROMPTS, 6, ends={end})
     assert given == [alone(decoder, prompt, 6, end) for prompt in PROMPTS]
     assert len(given[2]) == free[2].index(end) < 6

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 
 from efficientllm.models.decoder import Decoder
 
 
-def generate(decoder: Decoder, prompts: Sequence[Sequence[int]], max_new: int, end: int) -> list[list[int]]:
+def generate(
+    decoder: Decoder, prompts: Sequence[Sequence[int]], max_new: int, ends: Collection[int]
+) -> list[list[int]]:
     """Return what greedy decoding gives after each prompt, without the token that ends it.
 
     Prompts may have different lengths, and nothing is padded: what all have is read at once, and from there on each
@@ -19,7 +21,7 @@ def generate(decoder: Decoder, prompts: Sequence[Sequence[int]], max_new: int, e
         decoder: the model.
         prompts: token ids, at least one each.
         max_new: most tokens after a prompt.
-        end: id at which a row stops.
+        ends: ids at which a row stops.
     """
     lengths = [len(prompt) for prompt in prompts]
     common, longest = min(lengths), max(lengths)
@@ -32,7 +34,7 @@ def generate(decoder: Decoder, prompts: Sequence[Sequence[int]], max_new: int, e
         likeliest = logits_BV.argmax(-1).tolist()
         for row, token in enumerate(likeliest):
             if place >= lengths[row] and not done[row]:
-                done[row] = token == end or len(made[row]) == max_new
+                done[row] = token in ends or len(made[row]) == max_new
                 made[row] += [] if done[row] else [token]
         if all(done):
             break

@@ -107,11 +107,13 @@ class Judge:
         """Return for each sample whether the model's own response ends with the right answer."""
         ordered = sorted(range(len(samples)), key=lambda i: samples[i].prompt_tokens)  # alike prompts side by side
         right = [False] * len(samples)
+        # a chat template may end a turn by a token of its own
+        ends = {self.tokenizer.end_of_text, *(int(sample.tokens[sample.learned][-1]) for sample in samples)}
         for start in range(0, len(ordered), _ROWS_AT_ONCE):
             some = ordered[start : start + _ROWS_AT_ONCE]
             prompts = [samples[i].tokens[: samples[i].prompt_tokens].tolist() for i in some]
             with torch.inference_mode(), self.autocast():
-                given = generate(self.decoder, prompts, self.settings.answer_tokens, self.tokenizer.end_of_text)
+                given = generate(self.decoder, prompts, self.settings.answer_tokens, ends)
             for i, ids in zip(some, given, strict=True):
                 right[i] = is_right(self.tokenizer.decode(ids), samples[i])
             self.recorder.progress(start + len(some), len(samples), "answers")
