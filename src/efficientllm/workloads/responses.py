@@ -107,8 +107,9 @@ class Judge:
         """Return for each sample whether the model's own response ends with the right answer."""
         ordered = sorted(range(len(samples)), key=lambda i: samples[i].prompt_tokens)  # alike prompts side by side
         right = [False] * len(samples)
-        # a chat template may end a turn by a token of its own
-        ends = {self.tokenizer.end_of_text, *(int(sample.tokens[sample.learned][-1]) for sample in samples)}
+        # a chat template may end a turn by a token of its own; that of a cut sample is no end, and stands for bytes
+        last = {int(sample.tokens[sample.learned][-1]) for sample in samples}
+        ends = {self.tokenizer.end_of_text, *(i for i in last if not self.tokenizer.byte_lengths[i])}
         for start in range(0, len(ordered), _ROWS_AT_ONCE):
             some = ordered[start : start + _ROWS_AT_ONCE]
             prompts = [samples[i].tokens[: samples[i].prompt_tokens].tolist() for i in some]
