@@ -64,6 +64,18 @@ def test_a_pissa_adapter_read_with_its_own_seed_leaves_the_base_as_it_was_drawn(
     assert torch.equal(logits(other), logits(method.decoder))
 
 
+def test_a_pissa_adapter_of_any_scale_is_read_over_a_start_of_another_seed(tmp_path):
+    options = {"rank": 8, "alpha": 24.0, "niter": 1}
+    method = attached(decoder_of(), "pissa", seed=3, **options)
+    train(method, steps=2)
+    method.save(tmp_path)
+    other = decoder_of()
+    again = attached(other, "pissa", seed=4, **options)
+    assert any(not torch.equal(p, method.trained()[key]) for key, p in again.trained().items())
+    again.load(tmp_path)
+    assert distance(logits(other), logits(method.decoder)) < 1e-5
+
+
 def test_a_configuration_of_ones_own_is_a_method_by_its_path_and_by_its_folder(write, tmp_path):
     method = write()
     assert len(method.trained()) == 2 * 2 * 2
