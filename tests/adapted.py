@@ -44,12 +44,15 @@ def attached(decoder, name, seed=3, **options):
     return attach(decoder, FinetuneSettings(method=Choice(name=name, options=options)), seed)
 
 
-def train(method, steps=4):
+def train(method, steps=4, autocast=False):
     """Take steps on one batch; return the loss before each, and after the last."""
     optimizer = torch.optim.AdamW(method.trained().values(), lr=1e-2)
     losses = []
     for _ in range(steps):
-        loss = method.decoder.loss(TOKENS[:, :-1], TOKENS[:, 1:])
+        with torch.autocast(
+            "cpu", dtype=torch.bfloat16, enabled=autocast
+        ):  # each time anew: it keeps copies of weights
+            loss = method.decoder.loss(TOKENS[:, :-1], TOKENS[:, 1:])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

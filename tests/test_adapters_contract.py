@@ -158,6 +158,16 @@ def test_a_merge_over_a_packed_base_gives_a_plain_one():
     assert {key: type(module) for key, module in decoder.named_modules()} == plain
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_an_adapter_learns_under_autocast_over_either_type_of_base(name, dtype):
+    decoder = decoder_of(dtype=dtype).train()
+    method = attached(decoder, name)
+    losses = train(method, autocast=True)
+    assert losses[-1] < losses[0]
+    assert {p.grad.dtype for p in method.trained().values()} == {torch.float32}
+
+
 def test_freezing_trains_the_last_blocks_alone():
     method = attached(decoder_of(), "freeze", blocks=1)
     assert {key.split(".")[1] for key in method.trained()} == {"1"}
