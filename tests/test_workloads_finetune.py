@@ -9,6 +9,7 @@ from efficientllm.bench.job import JobFile
 from efficientllm.bench.worker import run_job
 from efficientllm.data.samples import Encoded
 from efficientllm.devices.choose import open_device
+from efficientllm.errors import UserError
 from efficientllm.meters.marks import Marks
 from efficientllm.models import checkpoint
 from efficientllm.models.build import build_decoder
@@ -149,3 +150,22 @@ def test_bad_input_is_one_line(text, base, tmp_path, more, words):
 def test_an_answer_is_right_if_the_response_ends_with_it():
     sample = Encoded(torch.zeros(1).numpy(), torch.zeros(1).numpy() > 0, 0, "3 + 4 = 7\n#### 7", "7")
     assert is_right("I think\n#### 7\n", sample) and not is_right("#### 17", sample) and not is_right("", sample)
+
+
+def test_looks_and_answers_drop_nothing(text, base, tmp_path):
+    """With dropout the same weights would be judged differently at each look."""
+    method = Choice(name="lora", options={"rank": 4, "dropout": 0.5})
+    settings = settings_of(text, method=method, tokens=64 * 4 * 2, learning_rate=1e-9, warmup_ratio=0.0)
+    end, figures, _ = run(settings, text, tmp_path, parent=base)
+    assert end.outcome == "ok", end
+    assert abs(figures[None, "forgetting_nats_per_token"]) < 1e-6
+    full = settings_of(text, method=Choice(name="full"), tokens=64 * 4 * 2, learning_rate=1e-9, warmup_ratio=0.0)
+    _, plain, _ = run(full, text, tmp_path / "full", parent=base)
+    loss = "quality", "heldout_nats_per_token"
+    assert figures[loss] == pytest.approx(plain[loss], abs=1e-5)
+
+
+@pytest.mark.parametrize("more", [{"ranks": 2}, {"offload": "weights"}])
+def test_what_is_not_built_is_refused_at_once(text, more):
+    with pytest.raises(UserError, match="fine-tuning runs on one device"):
+        settings_of(text, **more)

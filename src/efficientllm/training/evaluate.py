@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -56,7 +56,7 @@ class Evaluation:
         self._device.synchronize()
         begin_s = time.perf_counter()
         nats = []
-        with self._autocast(), as_it_is(self._settings):
+        with self._autocast(), as_it_is(self._settings), undisturbed(self._decoder):
             for start in range(0, len(self._tokens_RT), _ROWS_AT_ONCE):
                 some = slice(start, start + _ROWS_AT_ONCE)
                 tokens, targets = (
@@ -67,6 +67,17 @@ class Evaluation:
         mean = float(torch.stack(nats).sum()) / self.num_tokens
         self.elapsed_s += time.perf_counter() - begin_s
         return mean
+
+
+@contextlib.contextmanager
+def undisturbed(decoder: Decoder) -> Iterator[None]:
+    """Let adapters drop nothing for the time of this block."""
+    was = decoder.training
+    decoder.eval()
+    try:
+        yield
+    finally:
+        decoder.train(was)
 
 
 def as_it_is(settings: ModelSettings) -> contextlib.AbstractContextManager[Any]:

@@ -13,7 +13,7 @@ from efficientllm.data.finetuning import prepare_finetuning
 from efficientllm.data.locate import locate_model
 from efficientllm.data.prepare import Prepared, judged_rows
 from efficientllm.data.samples import batch_rows
-from efficientllm.errors import UserError
+from efficientllm.errors import Unsupported, UserError
 from efficientllm.models.build import build_decoder
 from efficientllm.models.checkpoint import load, save, weight_file_bytes
 from efficientllm.models.costs import facts
@@ -54,7 +54,7 @@ def run(job: Job) -> None:
     recorder.baseline_memory()
     with recorder.phase("load"):
         decoder = _decoder(job, settings, folder, prepared)
-        attached = attach(decoder, settings, job.trial.seed)
+        attached = _attached(decoder, settings, job.trial.seed)
         batches = StepSamples(told.train, settings, device.torch_device(), job.trial.seed, job.ranks)
         loop = TrainLoop(decoder, settings, batches, device, job.ranks, rate_factor=attached.rate_factor)
     tell_held(job, "loaded_bytes")
@@ -94,6 +94,14 @@ def _decoder(job: Job, settings: FinetuneSettings, folder: Path | None, prepared
             "They do not belong together."
         )
     return decoder
+
+
+def _attached(decoder: Decoder, settings: FinetuneSettings, seed: int) -> Attached:
+    """Attach the method; what does not fit this model is a result of this row, and no fault of the study."""
+    try:
+        return attach(decoder, settings, seed)
+    except UserError as error:
+        raise Unsupported(str(error)) from error
 
 
 def _tell_parts(job: Job, settings: FinetuneSettings, decoder: Decoder, attached: Attached) -> None:

@@ -15,7 +15,7 @@ from efficientllm.devices._contract import Device
 from efficientllm.models.decoder import Decoder
 from efficientllm.records.model_settings import ModelSettings
 from efficientllm.records.window import Work
-from efficientllm.training.evaluate import as_it_is
+from efficientllm.training.evaluate import as_it_is, undisturbed
 from efficientllm.workloads._contract import Recorder
 
 #: rows of tokens -> (sum of nats over the scored tokens, how many were scored).
@@ -65,7 +65,7 @@ def decoder_scorer(decoder: Decoder, settings: ModelSettings, autocast: Autocast
     """Return a scorer over a decoder that is in training form, under the context of its forward passes."""
 
     def scored(rows_BT: torch.Tensor) -> tuple[float, int]:
-        with torch.inference_mode(), autocast(), as_it_is(settings):
+        with torch.inference_mode(), autocast(), as_it_is(settings), undisturbed(decoder):
             nats, count = decoder.loss_sum(rows_BT[:, :-1], rows_BT[:, 1:])
         return float(nats), int(count)
 

@@ -25,6 +25,7 @@ from efficientllm.models.decoder import Decoder
 from efficientllm.models.generate import generate
 from efficientllm.records.finetune_settings import FinetuneSettings
 from efficientllm.records.window import Work
+from efficientllm.training.evaluate import as_it_is, undisturbed
 from efficientllm.workloads._contract import OpenWindow, Recorder
 
 _ROWS_AT_ONCE = 8
@@ -62,6 +63,8 @@ class Judge:
         with (
             self.recorder.attempt("quality", {}),
             self.recorder.window("quality", work=work, adaptive=False) as window,
+            as_it_is(self.settings),
+            undisturbed(self.decoder),
         ):
             self._score(samples, window)
             asked = samples[: self.settings.answers]
