@@ -216,7 +216,7 @@ def by_trainer(model: Any, case: Case) -> Any:
     def train() -> None:
         try:
             trainer.train()
-        except BaseException as error:  # noqa: BLE001 - raised by who waits for the step
+        except BaseException as error:  # noqa: BLE001 - handed to the thread that waits  # noqa: BLE001 - raised by who waits for the step
             losses.put(error)
 
     threading.Thread(target=train, daemon=True).start()
