@@ -204,3 +204,37 @@ def test_a_study_chooses_runs_with_the_choice_and_chooses_alike_when_it_is_resum
     assert again.stdout.count("stored before") == 2, again.stdout + again.stderr
     (remade,) = [m for m in study.read_all()[0] if m.trial.stage == "train"]
     assert remade.trial == trained.trial
+
+
+ONLY = """
+stages:
+  - {workload: pretrain, axes: {mixer: [mha, mla]}}
+  - {name: tuned, workload: finetune, from: pretrain, only: ONLY, axes: {method: [full, lora]}, baseline: {method: full}}
+"""
+
+
+def tuned(only):
+    recipe = recipe_from_text(ONLY.replace("ONLY", only), "only.yaml")
+    return [
+        (t.axes["mixer"], t.axes["method"], t.baseline) for t in expand(recipe, "cpu").trials if t.stage == "tuned"
+    ][:4]
+
+
+def test_a_stage_goes_on_with_some_of_anothers_trials_and_has_a_baseline_of_its_own():
+    assert tuned("{mixer: mla}")[:2] == [("mla", "full", True), ("mla", "lora", False)]
+    assert {mixer for mixer, _, _ in tuned("first")} == {"mha"}
+    assert {mixer for mixer, _, _ in tuned("{}")} == {"mha", "mla"}
+
+
+@pytest.mark.parametrize(
+    ("only", "words"),
+    [("{mixer: mlx}", "no trial of pretrain has mixer: mlx. Did you mean 'mixer: mla'"), ("last", "expected `first`")],
+)
+def test_what_no_trial_has_is_refused(only, words):
+    with pytest.raises(RecipeError, match=words):
+        tuned(only)
+
+
+def test_another_baseline_on_the_command_line_is_meant_for_all_stages():
+    recipe = recipe_from_text(ONLY.replace("ONLY", "first"), "only.yaml", overrides=["baseline={}", "method=[lora]"])
+    assert not any(t.baseline for t in expand(recipe, "cpu").trials)

@@ -75,7 +75,7 @@ def permuted_places(count: int, seed: int, first: int, num: int) -> Offsets:
     """Return `num` numbers below `count`, from the `first` on, of one permutation after another, an epoch each.
 
     >>> permuted_places(6, seed=0, first=4, num=4).tolist()
-    [4, 3, 1, 4]
+    [3, 1, 4, 1]
     """
     epochs, within = np.divmod(np.arange(first, first + num, dtype=np.int64), count)
     places = np.empty(num, dtype=np.int64)

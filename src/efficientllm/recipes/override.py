@@ -34,6 +34,9 @@ def _apply(raw: dict[str, Any], key: str, value: Any, file: str) -> None:
     head, _, rest = key.partition(".")
     if key in _TOP:
         raw[key] = value
+        for stage in raw.get("stages") or [] if key == "baseline" else ():
+            if isinstance(stage, dict):  # another baseline, or none, is meant for all stages
+                stage.pop("baseline", None)
     elif head in ("protocol", "baseline") and rest:
         given = raw.get(head)
         raw[head] = {**({"name": given} if isinstance(given, str) else given or {}), rest: value}
