@@ -9,7 +9,6 @@ from efficientllm.bench.job import JobFile
 from efficientllm.bench.worker import run_job
 from efficientllm.data.samples import Encoded
 from efficientllm.devices.choose import open_device
-from efficientllm.errors import UserError
 from efficientllm.meters.marks import Marks
 from efficientllm.models import checkpoint
 from efficientllm.models.build import build_decoder
@@ -165,7 +164,6 @@ def test_looks_and_answers_drop_nothing(text, base, tmp_path):
     assert figures[loss] == pytest.approx(plain[loss], abs=1e-5)
 
 
-@pytest.mark.parametrize("more", [{"ranks": 2}, {"offload": "weights"}])
-def test_what_is_not_built_is_refused_at_once(text, more):
-    with pytest.raises(UserError, match="fine-tuning runs on one device"):
-        settings_of(text, **more)
+def test_weights_in_the_hosts_memory_are_unsupported_and_say_so(text, base, tmp_path):
+    end, _, _ = run(settings_of(text, offload="weights"), text, tmp_path, parent=base)
+    assert end.outcome == "unsupported" and "fine-tuning runs on one device" in end.reason

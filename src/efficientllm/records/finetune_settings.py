@@ -49,9 +49,6 @@ class FinetuneSettings(TrainingSettings, frozen=True, kw_only=True, tag_field="w
             UserError: settings that do not.
         """
         super().__post_init__()
-        if self.ranks > 1 or self.offload == "weights":
-            what = f"ranks {self.ranks}" if self.ranks > 1 else f"offload {self.offload}"
-            raise UserError(f"{what}: fine-tuning runs on one device, with its weights there. Leave it out.")
         plain = ModelSettings()
         said = [key for key in _OF_THE_MODEL if self.model and getattr(self, key) != getattr(plain, key)]
         if said:

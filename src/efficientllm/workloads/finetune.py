@@ -41,9 +41,13 @@ def run(job: Job) -> None:
 
     Raises:
         Diverged: the loss became NaN or exploded.
+        Unsupported: several ranks, weights in the host's memory, or a method that does not fit the model.
     """
     settings, recorder, device = job.trial.settings, job.recorder, job.device
     assert isinstance(settings, FinetuneSettings)
+    if settings.ranks > 1 or settings.offload == "weights":
+        what = f"ranks {settings.ranks}" if settings.ranks > 1 else f"offload {settings.offload}"
+        raise Unsupported(f"{what}: fine-tuning runs on one device, with its weights there")
     folder = _folder(job, settings)
     with recorder.phase("data"):
         text = prepare_finetuning(settings, job.parent_artifact, job.cache)
