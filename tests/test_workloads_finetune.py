@@ -48,6 +48,9 @@ def run(settings, text, folder, parent="", artifact=""):
     said, _ = events.decode_events((folder / "events.jsonl").read_bytes())
     names = {e.window: e.name for e in said if isinstance(e, events.Opened)}
     figures = {(names.get(e.window), e.name): e.value for e in said if isinstance(e, events.Figure)}
+    models = [e.model for e in said if isinstance(e, events.Facts) and e.model is not None]
+    if models:
+        figures[None, "trained_parameters"] = models[-1].parameters_trained
     series = {}
     for event in said:
         if isinstance(event, events.Values):

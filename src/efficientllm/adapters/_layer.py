@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from efficientllm.adapters._low_rank import LowRank
 from efficientllm.models.linear import Factors, Linear
 from efficientllm.precision._contract import PackedLinear
+from efficientllm.precision.pack import unpack
 
 
 class Rows(nn.Linear):
@@ -106,13 +107,10 @@ class AdaptedLinear(nn.Module):
         """Hold the matrix in full, if it is packed: what is added to it needs the room."""
         packed = self.base
         if isinstance(packed, PackedLinear):
-            weight, bias = packed.weight.detach(), packed.bias
-            plain = Linear(self.in_features, self.out_features, bias=bias is not None).to(weight.device, weight.dtype)
-            plain.writes_residual = bool(getattr(packed, "writes_residual", False))
-            plain.weight = nn.Parameter(weight, requires_grad=False)
-            if bias is not None:
-                plain.bias = nn.Parameter(bias.detach(), requires_grad=False)
-            self.base = plain
+            read, residual = unpack(packed), bool(getattr(packed, "writes_residual", False))
+            with torch.device("meta"):
+                self.base = Linear(self.in_features, self.out_features, writes_residual=residual)
+            self.base.weight, self.base.bias = read.weight, read.bias
 
     def leave(self) -> None:
         """Put the base back into the place that this layer has taken."""

@@ -6,13 +6,12 @@ import inspect
 
 import torch
 
-from efficientllm import registry
 from efficientllm.adapters._contract import Attached, MethodEntry
 from efficientllm.adapters._layer import AdaptedLinear
-from efficientllm.errors import Unsupported, UserError
+from efficientllm.errors import Unsupported
 from efficientllm.models.decoder import Decoder
 from efficientllm.precision.pack import pack_frozen
-from efficientllm.records.choice import refuse_unknown_options
+from efficientllm.records.choice import load_chosen
 from efficientllm.records.finetune_settings import FinetuneSettings
 
 
@@ -25,10 +24,7 @@ def attach(decoder: Decoder, settings: FinetuneSettings, seed: int) -> Attached:
         Unsupported: a method that cannot be used over that precision.
     """
     choice = settings.method
-    entry = registry.load("method", choice.address())
-    if not isinstance(entry, MethodEntry):
-        raise UserError(f"ENTRY of {choice.address()} is a {type(entry).__name__}, not a MethodEntry.")
-    refuse_unknown_options("method", choice, list(inspect.signature(entry.attach).parameters)[1:])
+    entry = load_chosen("method", choice, MethodEntry, lambda e: list(inspect.signature(e.attach).parameters)[1:])
     if settings.base_precision is not None and entry.over_packed:
         raise Unsupported(f"{choice.name} over a base of {settings.base_precision.name}: {entry.over_packed}")
     devices = [decoder.device] if decoder.device.type == "cuda" else []

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 import os
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from efficientllm import catalog, registry
-from efficientllm.data.corpora._contract import SPLITS, Corpus
+from efficientllm.data.corpora._contract import SPLITS, Corpus, Split
 from efficientllm.errors import DataError, did_you_mean
 from efficientllm.records.choice import Choice, Scalar
 
@@ -93,10 +94,18 @@ def check_corpus(choice: Choice) -> None:
     Raises:
         UserError: whatever keeps the corpus from being read, in one line.
     """
-    corpus = open_corpus(choice)
+    check_splits(open_corpus(choice).documents, lambda split: empty_split(choice.label(), split))
+
+
+def check_splits(read: Callable[[Split], Iterable[object]], empty: Callable[[Split], DataError]) -> None:
+    """Read what comes first in each split.
+
+    Raises:
+        UserError: whatever keeps it from being read; of a split with nothing in it, what `empty` returns.
+    """
     for split in SPLITS:
-        if next(corpus.documents(split), None) is None:
-            raise empty_split(choice.label(), split)
+        if next(iter(read(split)), None) is None:
+            raise empty(split)
 
 
 def empty_split(name: str, split: str) -> DataError:

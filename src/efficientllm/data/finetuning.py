@@ -20,11 +20,13 @@ class FinetuningText:
     """What a fine-tuning run reads.
 
     Attributes:
+        folder: of the model that is fine-tuned; None for random weights, and while its stage has yet to run.
         corpus: tokenizer and held-out text.
         told: instructions that are learned, and those that judge.
         looked_at: further held-out samples, for looks while training goes on; empty where there are none.
     """
 
+    folder: Path | None
     corpus: Prepared
     told: PreparedInstructions
     looked_at: tuple[Encoded, ...]
@@ -51,11 +53,11 @@ def prepare_finetuning(settings: FinetuneSettings, parent: Path | None, cache: P
     folder = parent or (locate_model(settings.model) if settings.model else None)
     template = template_of(folder, settings.chat_template)
     if settings.model:
-        settings = msgspec.structs.replace(settings, tokenizer=str(locate_model(settings.model)), model="")
+        settings = msgspec.structs.replace(settings, tokenizer=str(folder), model="")
     corpus = prepare(settings, cache, None)
     told = prepare_instructions(settings, corpus.tokenizer, template, cache)
     looked_at: tuple[Encoded, ...] = ()
     if settings.evaluate_every:
         other = msgspec.structs.replace(settings, judged_on="valid" if settings.judged_on == "test" else "test")
         looked_at = prepare_instructions(other, corpus.tokenizer, template, cache).heldout
-    return FinetuningText(corpus, told, looked_at)
+    return FinetuningText(folder, corpus, told, looked_at)

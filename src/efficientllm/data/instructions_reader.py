@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from efficientllm.data.corpora._contract import SPLITS
-from efficientllm.data.corpus import Reader, find_reader
+from efficientllm.data.corpus import Reader, check_splits, find_reader
 from efficientllm.data.instructions._contract import Instructions
 from efficientllm.errors import DataError
 from efficientllm.records.choice import Choice
@@ -36,10 +35,7 @@ def check_instructions(choice: Choice) -> None:
     Raises:
         UserError: whatever keeps the samples from being read, in one line.
     """
-    instructions = open_instructions(choice)
-    for split in SPLITS:
-        if next(iter(instructions.samples(split)), None) is None:
-            raise no_samples(choice.label(), split)
+    check_splits(open_instructions(choice).samples, lambda split: no_samples(choice.label(), split))
 
 
 def no_samples(name: str, split: str) -> DataError:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from efficientllm.precision._contract import PackedLinear, packed_bytes
 
 
 class Linear(nn.Linear):
@@ -103,19 +105,13 @@ def stored_bytes(module: nn.Module, *, trained_only: bool = False) -> int:
     # a share may be empty, and then has no storage to tell it by
     shares = sum(parameter.nbytes for parameter in stored if hasattr(parameter, "to_local"))
     held = {p.untyped_storage()._cdata: p.nbytes for p in stored if not hasattr(p, "to_local")}
-    packed: int = 0 if trained_only else sum(layer.packed_bytes() for layer in _packed(module))
-    return shares + sum(held.values()) + packed
+    return shares + sum(held.values()) + (0 if trained_only else packed_bytes(module))
 
 
 def num_parameters(module: nn.Module) -> int:
     """Return how many weights a module stores, shared ones once, in whatever precision."""
-    packed: int = sum(layer.in_features * layer.out_features for layer in _packed(module))
-    return packed + sum(p.numel() for p in module.parameters())
-
-
-def _packed(module: nn.Module) -> list[Any]:
-    """Return the layers of `precision/`, which lies aside of this room: their matrices are no parameters."""
-    return [part for part in module.modules() if isinstance(part, nn.Linear) and hasattr(part, "packed_bytes")]
+    packed = (part for part in module.modules() if isinstance(part, PackedLinear))
+    return sum(part.in_features * part.out_features for part in packed) + sum(p.numel() for p in module.parameters())
 
 
 def is_low_precision(dtype: torch.dtype) -> bool:

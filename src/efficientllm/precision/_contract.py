@@ -48,6 +48,3 @@ class PrecisionEntry:
 def packed_bytes(module: nn.Module) -> int:
     """Return the bytes of all packed matrices inside a module."""
     return sum(layer.packed_bytes() for layer in module.modules() if isinstance(layer, PackedLinear))
-
-
-Pack = Callable[[Tensor, Tensor | None], PackedLinear]

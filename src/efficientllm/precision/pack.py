@@ -8,10 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from efficientllm import registry
 from efficientllm.errors import UserError
 from efficientllm.precision._contract import PackedLinear, PrecisionEntry
-from efficientllm.records.choice import Choice, refuse_unknown_options
+from efficientllm.records.choice import Choice, load_chosen
 
 
 def load_precision(choice: Choice) -> PrecisionEntry:
@@ -21,11 +20,7 @@ def load_precision(choice: Choice) -> PrecisionEntry:
         UnknownNameError: no such format.
         UserError: an option that it does not have, or a file whose ENTRY is of another kind.
     """
-    entry = registry.load("precision", choice.address())
-    if not isinstance(entry, PrecisionEntry):
-        raise UserError(f"ENTRY of {choice.address()} is a {type(entry).__name__}, not a PrecisionEntry.")
-    refuse_unknown_options("precision", choice, list(inspect.signature(entry.pack).parameters)[2:])
-    return entry
+    return load_chosen("precision", choice, PrecisionEntry, lambda e: list(inspect.signature(e.pack).parameters)[2:])
 
 
 def pack_frozen(holders: Iterable[tuple[nn.Module, str]], choice: Choice) -> int:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import msgspec
 
+from efficientllm import registry
 from efficientllm.errors import UserError, did_you_mean
 
 Scalar = bool | int | float | str
+Entry = TypeVar("Entry")
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,3 +58,23 @@ def refuse_unknown_options(kind: str, choice: Choice, known: Sequence[str]) -> N
         if key not in known:
             all_known = f"Known: {', '.join(known)}." if known else "It has no options."
             raise UserError(f"unknown option {key!r} of {kind} {choice.name}. {did_you_mean(key, known)}{all_known}")
+
+
+def load_chosen(kind: str, choice: Choice, type_: type[Entry], options_of: Callable[[Entry], Sequence[str]]) -> Entry:
+    """Return the entry of a choice, once its options are known to be its own.
+
+    Args:
+        kind: of entry.
+        choice: which one.
+        type_: what such an entry is.
+        options_of: returns the names of an entry's options.
+
+    Raises:
+        UnknownNameError: there is none of this name.
+        UserError: an option that it does not have, or a file whose ENTRY is of another kind.
+    """
+    entry = registry.load(kind, choice.address())
+    if not isinstance(entry, type_):
+        raise UserError(f"ENTRY of {choice.address()} is a {type(entry).__name__}, not a {type_.__name__}.")
+    refuse_unknown_options(kind, choice, options_of(entry))
+    return entry

@@ -9,9 +9,7 @@ from typing import Any
 
 import torch
 
-from efficientllm import registry
-from efficientllm.errors import UserError
-from efficientllm.records.choice import Choice, refuse_unknown_options
+from efficientllm.records.choice import load_chosen
 from efficientllm.records.training_settings import TrainingSettings
 from efficientllm.training.offload import HostOptimizer
 from efficientllm.training.optimizers._contract import Groups, OptimizerEntry, parameter_groups
@@ -37,8 +35,7 @@ def load_optimizer(
         UserError: an option that it does not have, or a file whose ENTRY is of another kind.
         Unsupported: it cannot be had here.
     """
-    entry = _load("optimizer", settings.optimizer, OptimizerEntry)
-    refuse_unknown_options("optimizer", settings.optimizer, _options_of(entry.build))
+    entry = load_chosen("optimizer", settings.optimizer, OptimizerEntry, _of_optimizer)
     groups = parameter_groups(model, settings, rate_factor)
 
     def build(groups: Groups) -> torch.optim.Optimizer:
@@ -56,7 +53,7 @@ def state_bytes_on_device(settings: TrainingSettings, model: torch.nn.Module) ->
     """
     if settings.offload != "none":
         return 0
-    entry = _load("optimizer", settings.optimizer, OptimizerEntry)
+    entry = load_chosen("optimizer", settings.optimizer, OptimizerEntry, _of_optimizer)
     return sum(entry.state_bytes(p.shape, p.dtype) for p in model.parameters() if p.requires_grad)
 
 
@@ -68,18 +65,14 @@ def load_schedule(settings: TrainingSettings) -> Callable[[float], float]:
         UserError: an option that it does not have or cannot take, or a file whose ENTRY is of another kind.
     """
     choice = settings.schedule
-    entry = _load("schedule", choice, ScheduleEntry)
-    refuse_unknown_options("schedule", choice, _options_of(entry.share))
+    entry = load_chosen("schedule", choice, ScheduleEntry, lambda entry: _options_of(entry.share))
     share = functools.partial(entry.share, final_ratio=settings.final_lr_ratio, **choice.options)
     share(1.0)  # an option that it cannot take is refused before anything runs
     return share
 
 
-def _load(kind: str, choice: Choice, type_: type) -> Any:
-    entry = registry.load(kind, choice.address())
-    if not isinstance(entry, type_):
-        raise UserError(f"ENTRY of {choice.address()} is a {type(entry).__name__}, not a {type_.__name__}.")
-    return entry
+def _of_optimizer(entry: OptimizerEntry) -> list[str]:
+    return _options_of(entry.build)
 
 
 def _options_of(function: Callable[..., Any]) -> list[str]:

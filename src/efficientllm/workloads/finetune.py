@@ -10,7 +10,6 @@ import torch
 from efficientllm.adapters._contract import Attached
 from efficientllm.adapters.attach import attach
 from efficientllm.data.finetuning import prepare_finetuning
-from efficientllm.data.locate import locate_model
 from efficientllm.data.prepare import Prepared, judged_rows
 from efficientllm.data.samples import batch_rows
 from efficientllm.errors import Unsupported, UserError
@@ -48,10 +47,9 @@ def run(job: Job) -> None:
     if settings.ranks > 1 or settings.offload == "weights":
         what = f"ranks {settings.ranks}" if settings.ranks > 1 else f"offload {settings.offload}"
         raise Unsupported(f"{what}: fine-tuning runs on one device, with its weights there")
-    folder = _folder(job, settings)
     with recorder.phase("data"):
         text = prepare_finetuning(settings, job.parent_artifact, job.cache)
-    prepared, told = text.corpus, text.told
+    folder, prepared, told = text.folder, text.corpus, text.told
     recorder.data(text.facts)
     for name, value in told.figures.items():
         recorder.figure(name, value)
@@ -81,11 +79,6 @@ def run(job: Job) -> None:
     _keep(job, settings, decoder, attached, prepared, folder)
 
 
-def _folder(job: Job, settings: FinetuneSettings) -> Path | None:
-    """Return the folder of the model that is fine-tuned; None for random weights."""
-    return job.parent_artifact or (locate_model(settings.model) if settings.model else None)
-
-
 def _decoder(job: Job, settings: FinetuneSettings, folder: Path | None, prepared: Prepared) -> Decoder:
     dtype, device = getattr(torch, settings.weights_dtype), job.device.torch_device()
     vocab_tokens = prepared.tokenizer.vocab_tokens
@@ -112,7 +105,6 @@ def _tell_parts(job: Job, settings: FinetuneSettings, decoder: Decoder, attached
     """Tell what of the memory is weights, gradients and the optimiser's state, counted from the tensors."""
     trained = attached.trained().values()
     figure = job.recorder.figure
-    figure("trained_parameters", sum(p.numel() for p in trained))
     figure("gradient_bytes", sum(p.nbytes for p in trained))
     figure("optimizer_bytes", state_bytes_on_device(settings, decoder))
 

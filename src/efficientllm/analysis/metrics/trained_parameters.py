@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from efficientllm.analysis.metrics._contract import ALL_WINDOWS, Absent, MetricEntry
-from efficientllm.analysis.metrics._reading import figure_of_trial
+from efficientllm.analysis.metrics._reading import model_facts
 from efficientllm.analysis.table import Column
 from efficientllm.records.measurement import Measurement
 from efficientllm.records.window import Window
 
 
 def trained_parameters(measurement: Measurement, window: Window) -> float | Absent:
-    """Return how many parameters are trained.
+    """Return how many parameters are trained, counted from shapes.
 
-    Reads: figure `trained_parameters` of the trial.
-
-    >>> from efficientllm.analysis.metrics._example import measured
-    >>> trained_parameters(*measured(whole={"trained_parameters": 7.0}))
-    7.0
+    >>> from efficientllm.analysis.metrics._example import facts, measured
+    >>> trained_parameters(*measured(model=facts(parameters_trained=7)))
+    7
+    >>> trained_parameters(*measured(model=facts())).reason
+    'nothing was trained in this trial'
     """
-    return figure_of_trial(measurement, "trained_parameters")
+    counts = model_facts(measurement)
+    if isinstance(counts, Absent):
+        return counts
+    return counts.parameters_trained or Absent("nothing was trained in this trial")
 
 
 ENTRY = MetricEntry(
