@@ -9,10 +9,10 @@ from efficientllm.data.order import permuted_places
 from efficientllm.data.samples import PackedRows
 from efficientllm.records.finetune_settings import FinetuneSettings
 from efficientllm.training.ranks import ALONE, Ranks
-from efficientllm.training.tokens import MicroBatch, send
+from efficientllm.training.tokens import MicroBatch, StepBatches, send
 
 
-class StepSamples:
+class StepSamples(StepBatches):
     """Rows of whole samples, in a new permutation each epoch, dealt out to ranks without overlap or gap.
 
     Args:
@@ -31,27 +31,18 @@ class StepSamples:
         seed: int,
         ranks: Ranks = ALONE,
     ) -> None:
+        super().__init__()
         self._rows, self._settings, self._device, self._seed, self._ranks = rows, settings, device, seed, ranks
-        self._step = -1
-        self._fetched: list[MicroBatch] = []
 
-    def of(self, step: int) -> list[MicroBatch]:
-        """Return the micro-batches of a step."""
-        if step != self._step:
-            self.fetch(step)
-        fetched, self._fetched, self._step = self._fetched, [], -1
-        return fetched
-
-    def fetch(self, step: int) -> None:
-        """Send the micro-batches of a step to the device, without waiting for it."""
+    def sent(self, step: int) -> list[MicroBatch]:
+        """Return the micro-batches of a step, on their way to the device."""
         size, world = self._settings.micro_batch, self._ranks.world
         each = size * self._settings.passes
         places = permuted_places(self._rows.num_rows, self._seed, step * each * world, each * world)
         mine = places[self._ranks.rank * each : (self._ranks.rank + 1) * each]
         # Loss and gradients are means over ranks: times `world`, they are sums.
         weight = world / max(1, int(self._rows.learned_targets[places].sum()))
-        self._fetched = [self._micro_batch(mine[at : at + size], weight) for at in range(0, each, size)]
-        self._step = step
+        return [self._micro_batch(mine[at : at + size], weight) for at in range(0, each, size)]
 
     def _micro_batch(self, places: np.ndarray, weight: float) -> MicroBatch:
         planes = np.asarray(self._rows.planes[:, places], dtype=np.int64)

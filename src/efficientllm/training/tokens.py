@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -31,19 +31,30 @@ class MicroBatch:
     share: float
 
 
-class StepBatches(Protocol):
-    """The micro-batches of each step of one rank."""
+class StepBatches(ABC):
+    """The micro-batches of each step of one rank, sent to the device before they are asked for."""
+
+    def __init__(self) -> None:
+        self._step = -1
+        self._fetched: list[MicroBatch] = []
 
     def of(self, step: int) -> list[MicroBatch]:
         """Return those of a step."""
-        ...
+        if step != self._step:
+            self.fetch(step)
+        fetched, self._fetched, self._step = self._fetched, [], -1
+        return fetched
 
     def fetch(self, step: int) -> None:
         """Send those of a step to the device, without waiting for it."""
-        ...
+        self._fetched, self._step = self.sent(step), step
+
+    @abstractmethod
+    def sent(self, step: int) -> list[MicroBatch]:
+        """Return those of a step, on their way to the device."""
 
 
-class StepTokens:
+class StepTokens(StepBatches):
     """Rows of running text, of which every token but the first is a target.
 
     Args:
@@ -57,26 +68,16 @@ class StepTokens:
     def __init__(
         self, text: TokenFile, settings: TrainingSettings, device: torch.device, seed: int, ranks: Ranks = ALONE
     ) -> None:
+        super().__init__()
         self._text, self._settings, self._device = text, settings, device
         self._order = TrainOrder(text.num_tokens, settings.sequence_tokens, seed, ranks.rank, ranks.world)
-        self._step = -1
-        self._fetched: list[Tensor] = []
 
-    def of(self, step: int) -> list[MicroBatch]:
-        """Return the micro-batches of a step."""
-        if step != self._step:
-            self.fetch(step)
-        fetched, self._fetched, self._step = self._fetched, [], -1
-        share = 1.0 / self._settings.passes
-        return [MicroBatch(rows[:, :-1], rows[:, 1:], None, share) for rows in fetched]
-
-    def fetch(self, step: int) -> None:
-        """Send the tokens of a step to the device, without waiting for it."""
+    def sent(self, step: int) -> list[MicroBatch]:
+        """Return the micro-batches of a step, on their way to the device."""
         size, passes = self._settings.micro_batch, self._settings.passes
         starts = self._order.rows(step, size * passes)
-        rows = torch.from_numpy(self._text.rows(starts, self._settings.sequence_tokens))
-        self._fetched = list(send(rows, self._device).split(size))
-        self._step = step
+        rows = send(torch.from_numpy(self._text.rows(starts, self._settings.sequence_tokens)), self._device)
+        return [MicroBatch(part[:, :-1], part[:, 1:], None, 1.0 / passes) for part in rows.split(size)]
 
 
 def send(rows: Tensor, device: torch.device) -> Tensor:
