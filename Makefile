@@ -34,7 +34,7 @@ $(VENV)/installed: requirements/torch.txt requirements/run.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "efficientllm needs Python 3.11 or later; this is %d.%d. Say which with PYTHON=python3.12." % sys.version_info[:2])'
 	@echo "Setting up $(VENV). This downloads, once:"
 	@echo "  torch (about 200 MB for CPUs; with CUDA about 3 GB on Linux, see TORCH_INDEX in the README)"
-	@echo "  transformers, tokenizers, numpy, scipy and what they need (about 150 MB)"
+	@echo "  transformers, peft, tokenizers, numpy, scipy and what they need (about 150 MB)"
 	@echo "No data and no model is downloaded."
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) -r requirements/torch.txt

@@ -1,6 +1,8 @@
 """Fine-tuning as a whole: a checkpoint made here, a task that can be learned, every method, judged before and after."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ from efficientllm.records.choice import Choice
 from efficientllm.records.protocol import PROTOCOLS
 from efficientllm.records.settings import FinetuneSettings, InferenceSettings
 from efficientllm.records.trial import make_trial
+from efficientllm.workloads import finetune
 from efficientllm.workloads.responses import is_right
 
 SMALL = {"num_layers": 2, "width": 64, "num_heads": 2, "num_kv_heads": 1, "head_dim": 32, "mlp_width": 96}
@@ -170,3 +173,22 @@ def test_looks_and_answers_drop_nothing(text, base, tmp_path):
 def test_weights_in_the_hosts_memory_are_unsupported_and_say_so(text, base, tmp_path):
     end, _, _ = run(settings_of(text, offload="weights"), text, tmp_path, parent=base)
     assert end.outcome == "unsupported" and "fine-tuning runs on one device" in end.reason
+
+
+def test_the_library_of_a_method_is_no_memory_of_the_method(text, base, tmp_path, monkeypatch):
+    """What the process holds before the model is noted once peft is there: it takes more than a small model."""
+    order = []
+    noted, loaded = Marks.baseline_memory, finetune.load_method
+    monkeypatch.setattr(Marks, "baseline_memory", lambda marks: (order.append("baseline"), noted(marks)))
+    monkeypatch.setattr(finetune, "load_method", lambda choice: (order.append("library"), loaded(choice)))
+    end, _, _ = run(settings_of(text, tokens=64 * 4 * 4), text, tmp_path, parent=base)
+    assert end.outcome == "ok" and order == ["library", "baseline"]
+
+
+@pytest.mark.parametrize(("method", "there"), [("lora", True), ("freeze", False)])
+def test_loading_a_method_loads_the_library_that_it_stands_on(method, there):
+    script = "import sys; from efficientllm.adapters.attach import load_method as load\n"
+    script += "from efficientllm.records.choice import Choice\n"
+    script += f"load(Choice(name={method!r})); print('peft' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(there)

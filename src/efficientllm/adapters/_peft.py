@@ -1,4 +1,8 @@
-"""Methods of the peft library on a decoder: it owns parameters, configuration, initialisation, saving and merging."""
+"""Methods of the peft library on a decoder: it owns parameters, configuration, initialisation, saving and merging.
+
+Importing this module imports the library, which takes seconds and tens of megabytes: a method's own file does so, and
+listing methods reads no such file.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import peft
 import torch
 from torch import Tensor, nn
 
@@ -41,8 +46,6 @@ class PeftAttached(Attached):
     """A decoder with adapters; see `Attached`."""
 
     def __init__(self, decoder: Decoder, config: Any, rate_factor: Callable[[str], float]) -> None:
-        import peft
-
         super().__init__(decoder)
         self._rate_factor = rate_factor
         settle_targets(decoder, config)
@@ -73,8 +76,6 @@ class PeftAttached(Attached):
 
     def load(self, folder: Path) -> None:
         """Fill the adapters."""
-        import peft
-
         weights = self._weights()
         like = joined(weights, self._initial) if self._initial else weights
         weights = _saved.read(folder, self._config(), like)
@@ -98,8 +99,6 @@ class PeftAttached(Attached):
 
     def _weights(self) -> dict[str, Tensor]:
         """Return what is trained, by the names of a saved adapter."""
-        import peft
-
         found: dict[str, Tensor] = peft.get_peft_model_state_dict(
             self._model, adapter_name=_ADAPTER, save_embedding_layers=False
         )

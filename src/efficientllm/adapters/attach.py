@@ -11,8 +11,18 @@ from efficientllm.adapters._layer import AdaptedLinear
 from efficientllm.errors import Unsupported
 from efficientllm.models.decoder import Decoder
 from efficientllm.precision.pack import pack_frozen
-from efficientllm.records.choice import load_chosen
+from efficientllm.records.choice import Choice, load_chosen
 from efficientllm.records.finetune_settings import FinetuneSettings
+
+
+def load_method(choice: Choice) -> MethodEntry:
+    """Return the method of a choice, and with it have the libraries that it stands on in memory.
+
+    Raises:
+        UnknownNameError: no such method.
+        UserError: an option that it does not have.
+    """
+    return load_chosen("method", choice, MethodEntry, lambda e: list(inspect.signature(e.attach).parameters)[1:])
 
 
 def attach(decoder: Decoder, settings: FinetuneSettings, seed: int) -> Attached:
@@ -24,7 +34,7 @@ def attach(decoder: Decoder, settings: FinetuneSettings, seed: int) -> Attached:
         Unsupported: a method that cannot be used over that precision.
     """
     choice = settings.method
-    entry = load_chosen("method", choice, MethodEntry, lambda e: list(inspect.signature(e.attach).parameters)[1:])
+    entry = load_method(choice)
     if settings.base_precision is not None and entry.over_packed:
         raise Unsupported(f"{choice.name} over a base of {settings.base_precision.name}: {entry.over_packed}")
     devices = [decoder.device] if decoder.device.type == "cuda" else []

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from efficientllm.adapters._contract import Attached
-from efficientllm.adapters.attach import attach
+from efficientllm.adapters.attach import attach, load_method
 from efficientllm.data.finetuning import prepare_finetuning
 from efficientllm.data.prepare import Prepared, judged_rows
 from efficientllm.data.samples import batch_rows
@@ -53,6 +53,7 @@ def run(job: Job) -> None:
     recorder.data(text.facts)
     for name, value in told.figures.items():
         recorder.figure(name, value)
+    load_method(settings.method)  # what a library takes is no memory of its method
     recorder.baseline_memory()
     with recorder.phase("load"):
         decoder = _decoder(job, settings, folder, prepared)
