@@ -4,6 +4,7 @@ python ranks_program.py TEXT CASES      (CASES: a JSON list of settings; rank 0 
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -79,3 +80,5 @@ def main(text, cases):
 
 if __name__ == "__main__":
     main(sys.argv[1], json.loads(sys.argv[2]))
+    sys.stdout.flush()
+    os._exit(0)  # all is done and said; at an interpreter's own end a thread of torch's may still abort the process
