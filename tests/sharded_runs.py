@@ -6,6 +6,7 @@ python sharded_runs.py TEXT RANK WORLD      (TEXT: folder with a corpus; all ran
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -96,3 +97,4 @@ if __name__ == "__main__":
     where, which, of = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     told = run_shards(where, which, of, dist.FileStore(str(where / "meeting"), of))
     (where / f"rank-{which}.json").write_text(json.dumps(told))
+    os._exit(0)  # as in ranks_program.py
