@@ -13,7 +13,7 @@ from efficientllm.precision._contract import PackedLinear
 CLOSE = 1e-5
 #: How many of a model's layers each method can be tried on in the time there is.
 EACH = [(name, model) for name in METHODS for model in MODELS if model != "llama"]
-LOW_RANK = ("dora", "lora", "lora_plus", "pissa", "rslora")
+FAST = ("dora", "loha", "lokr", "lora", "lora_plus", "pissa", "rslora")
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -78,7 +78,7 @@ def test_an_adapter_is_smaller_than_the_model_and_float32_over_bfloat16(name):
     assert logits(decoder).dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("name", LOW_RANK)
+@pytest.mark.parametrize("name", FAST)
 def test_the_fast_form_gives_the_results_and_gradients_of_peft(name):
     def results(fast):
         decoder = decoder_of()
@@ -88,7 +88,7 @@ def test_the_fast_form_gives_the_results_and_gradients_of_peft(name):
             for parameter in method.trained().values():  # B begins at zero, and would hide A
                 parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
         for layer in method.layers:
-            layer.low_rank = layer.low_rank if fast else None
+            layer.fast = layer.fast if fast else None
         out = decoder(torch.arange(40).view(2, 20))
         (out.square().mean() * 10).backward()
         return [out.detach(), *(p.grad for p in method.trained().values())]
@@ -99,7 +99,7 @@ def test_the_fast_form_gives_the_results_and_gradients_of_peft(name):
 
 def test_lora_has_a_fast_form_in_every_layer():
     method = attached(decoder_of(), "lora")
-    assert method.layers and all(layer.low_rank is not None for layer in method.layers)
+    assert method.layers and all(layer.fast is not None for layer in method.layers)
     dropping = attached(decoder_of(), "lora", rank=8, dropout=0.5)
     assert len(dropping.layers) == len(method.layers)
 

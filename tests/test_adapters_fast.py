@@ -47,7 +47,7 @@ def layers(decoder):
 
 def by_peft(decoder):
     for layer in layers(decoder):
-        layer.low_rank = None
+        layer.fast = None
 
 
 def stepped(decoder, autocast=False):
@@ -66,7 +66,7 @@ def test_a_fast_form_gives_the_results_and_gradients_of_peft(kind, bias):
     for layer in layers(decoder):
         if layer.bias is not None:
             torch.nn.init.normal_(layer.bias)
-    assert any(layer.low_rank for layer in layers(decoder))
+    assert any(layer.fast for layer in layers(decoder))
     loss, gradients = stepped(decoder)
     by_peft(decoder)
     expected, theirs = stepped(decoder)

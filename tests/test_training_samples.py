@@ -12,6 +12,7 @@ from efficientllm.data._encode_samples import Encoded
 from efficientllm.data._pack_rows import PackedRows, pack_rows
 from efficientllm.data.samples import batch_rows
 from efficientllm.models.build import build_decoder
+from efficientllm.models.mixers._packed_attention import sequence_bounds
 from efficientllm.records.choice import Choice
 from efficientllm.records.finetune_settings import FinetuneSettings
 from efficientllm.training.ranks import Ranks
@@ -162,3 +163,25 @@ def test_rows_of_one_sample_each_take_the_fast_path_of_attention_with_the_same_l
     ids = torch.from_numpy(rows.sequence_ids[order])
     apart = type(batch)(batch.tokens, batch.targets, ids, batch.share)
     assert_same(loss_and_gradients(decoder, [batch]), loss_and_gradients(decoder, [apart]))
+
+
+@given(st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=6), min_size=1, max_size=4), st.integers(0, 3))
+@settings(max_examples=60, deadline=None)
+def test_bounds_of_packed_sequences_are_those_of_their_lengths(rows, empty):
+    width = max(map(sum, rows))
+    rows = [[*row, width - sum(row)] if sum(row) < width else row for row in rows]
+    ids = torch.tensor([[number for number, length in enumerate(row) for _ in range(length)] for row in rows])
+    lengths = [length for row in rows for length in row]
+    found = sequence_bounds(ids, len(rows), len(lengths) + empty).tolist()
+    assert found == [*np.cumsum([0, *lengths]).tolist(), *[width * len(rows)] * empty]
+
+
+def test_a_batch_says_no_fewer_sequences_than_it_has_and_the_same_number_each_step():
+    rows = PackedRows(pack_rows(make_samples(40), 32))
+    steps = StepSamples(rows, settings_of(micro_batch=2), torch.device("cpu"), seed=0)
+    seen = set()
+    for step in range(5):
+        for batch in steps.of(step):
+            assert batch.most_sequences >= sum(len(row.unique_consecutive()) for row in batch.sequence_ids)
+            seen.add(batch.most_sequences)
+    assert len(seen) == 1

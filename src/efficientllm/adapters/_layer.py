@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from efficientllm.adapters._delta import Deltas
 from efficientllm.adapters._low_rank import LowRank
 from efficientllm.models.linear import Factors, Linear
 from efficientllm.precision._contract import PackedLinear
@@ -58,7 +59,7 @@ class AdaptedLinear(nn.Module):
     Attributes:
         base: the layer, in full or in low precision.
         parts: of each range of rows, in order: the layer that peft wrapped, or `Rows` where it did not.
-        low_rank: the fast form of all parts together, where there is one.
+        fast: the fast form of all parts together, where there is one.
     """
 
     def __init__(self, base: nn.Linear, owner: nn.Module | None = None, attribute: str = "") -> None:
@@ -67,7 +68,7 @@ class AdaptedLinear(nn.Module):
         self._place = (owner, attribute)  # in a tuple it is no child
         self.in_features, self.out_features = base.in_features, base.out_features
         self.parts: nn.ModuleList = nn.ModuleList()
-        self.low_rank: LowRank | None = None
+        self.fast: LowRank | Deltas | None = None
         self._rows: list[Rows] = []
 
     def split(self, rows: Sequence[int]) -> list[Rows]:
@@ -78,14 +79,14 @@ class AdaptedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the layer's result, adapters included."""
-        if self.low_rank is not None:
-            return self.low_rank(x, self.base)
+        if self.fast is not None:
+            return self.fast(x, self.base)
         found: list[Tensor] = [part(x) for part in self.parts]
         return found[0] if len(found) == 1 else torch.cat([y.to(x.dtype) for y in found], -1)
 
     def factors(self) -> Factors | None:
         """Return the layer as factors, None where its forward pass must do."""
-        return None if self.low_rank is None else self.low_rank.factors(self.base)
+        return None if self.fast is None else self.fast.factors(self.base)
 
     @property
     def weight(self) -> Tensor:

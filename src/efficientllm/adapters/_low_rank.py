@@ -8,11 +8,14 @@ rounding. With dropout each part drops from x by a mask of its own, and only the
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
+from efficientllm.models.add_product import add_product
 from efficientllm.models.linear import Factors
 from efficientllm.models.part import compute_dtype
 
@@ -47,9 +50,14 @@ class LowRank:
     def total(self, x_MI: Tensor, base: nn.Linear) -> Tensor:
         """Return base(x) and the adapters' products, in rows: on a view of them the sum in place would cost a copy."""
         dtype = compute_dtype(x_MI)
-        out: Tensor = base(x_MI).to(dtype)
-        # in place: the base's result is written once and added to by the product itself
-        return out.addmm_(self._inner(x_MI.to(dtype)), self.up(base.out_features).to(dtype).t())
+        up = self.up(base.out_features).to(dtype)
+        if base._parameters.get("weight") is None or self._drops():
+            out: Tensor = base(x_MI).to(dtype)
+            return out.addmm_(self._inner(x_MI.to(dtype)), up.t())
+        bias = None if base.bias is None else base.bias.to(dtype)
+        given = x_MI.to(dtype), base.weight.to(dtype), bias, self.down().to(dtype), up
+        total: Tensor = _Sum.apply(*given)  # type: ignore[no-untyped-call]
+        return total
 
     def finish(self, out: Tensor, base: nn.Linear) -> Tensor:
         """Return what the layer gives, from the sum."""
@@ -83,3 +91,32 @@ class LowRank:
 
     def _drops(self) -> bool:
         return any(drop.training for drop in self._dropouts)
+
+
+class _Sum(torch.autograd.Function):
+    """x Wᵀ + b + (x Aᵀ) Bᵀ with a frozen W: what is summed is written once and added to by the products themselves."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x_MI: Tensor, weight_OI: Tensor, bias_O: Tensor | None, down_RI: Tensor, up_OR: Tensor
+    ) -> Tensor:
+        """Return the rows' sums."""
+        inner_MR = F.linear(x_MI, down_RI)
+        ctx.save_for_backward(x_MI, weight_OI, down_RI, up_OR, inner_MR)
+        out_MO = F.linear(x_MI, weight_OI, bias_O)
+        add_product(out_MO, inner_MR, up_OR.t())
+        return out_MO
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, pull_MO: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of all but W."""
+        x_MI, weight_OI, down_RI, up_OR, inner_MR = ctx.saved_tensors
+        pull_MR = pull_MO @ up_OR
+        grad_x = grad_bias = None
+        if ctx.needs_input_grad[0]:
+            grad_x = pull_MO @ weight_OI
+            add_product(grad_x, pull_MR, down_RI)
+        if ctx.needs_input_grad[2]:
+            grad_bias = pull_MO.sum(0)
+        return grad_x, None, grad_bias, pull_MR.t() @ x_MI, pull_MO.t() @ inner_MR

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from efficientllm.adapters import _saved
 from efficientllm.adapters._contract import Attached
+from efficientllm.adapters._delta import Deltas
 from efficientllm.adapters._dora import Dora
 from efficientllm.adapters._layer import AdaptedLinear, Rows
 from efficientllm.adapters._low_rank import LowRank
@@ -59,7 +60,7 @@ class PeftAttached(Attached):
         grown = dict(self._model.base_model.model.named_modules())
         for layer in self.layers:
             layer.parts = nn.ModuleList(grown[name] for name in _places(grown, layer))
-            layer.low_rank = low_rank_of(layer)
+            layer.fast = fast_form_of(layer)
         decoder.train(decoder.training)  # new layers drop in training, whatever the decoder was in
         self._initial = (
             {key: value.detach().clone() for key, value in self._weights().items()} if mutates(config) else {}
@@ -144,7 +145,7 @@ class PeftAttached(Attached):
                 layer.lend()
 
 
-def low_rank_of(layer: AdaptedLinear) -> LowRank | None:
+def fast_form_of(layer: AdaptedLinear) -> LowRank | Deltas | None:
     """Return the fast form of a layer's adapters, None where peft's own forward pass must do."""
     starts, start, adapted = [], 0, []
     part: Any
@@ -153,6 +154,8 @@ def low_rank_of(layer: AdaptedLinear) -> LowRank | None:
             adapted.append(part)
             starts.append(start)
         start += part.out_features
+    if adapted and all(_is_plain_delta(part) for part in adapted):
+        return Deltas(list(layer.parts), _ADAPTER)
     if not adapted or not all(_has_fast_form(part) for part in adapted):
         return None
     down, up = ([getattr(part, kind)[_ADAPTER] for part in adapted] for kind in ("lora_A", "lora_B"))
@@ -174,6 +177,16 @@ def _has_fast_form(part: Any) -> bool:
     if type(part) is not LoraLinear or part.lora_bias.get(_ADAPTER, False):
         return False
     return _ADAPTER not in part.lora_variant or bool(part.use_dora.get(_ADAPTER, False))
+
+
+def _is_plain_delta(part: Any) -> bool:
+    """Whether a layer is LoHa or LoKr and nothing of it is dropped."""
+    from peft.tuners.loha.layer import Linear as LohaLinear
+    from peft.tuners.lokr.layer import Linear as LokrLinear
+
+    if type(part) not in (LohaLinear, LokrLinear):
+        return False
+    return not part.rank_dropout[_ADAPTER] and not part.module_dropout[_ADAPTER]
 
 
 def _places(grown: dict[str, nn.Module], layer: AdaptedLinear) -> list[str]:

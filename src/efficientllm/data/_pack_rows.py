@@ -66,6 +66,11 @@ class PackedRows:
         return np.asarray((self.targets != NOT_LEARNED).sum(axis=1), dtype=np.int64)
 
     @cached_property
+    def most_sequences(self) -> int:
+        """The most samples that a row has, its padding counted as one."""
+        return int((np.diff(self.sequence_ids, axis=1) != 0).sum(axis=1).max()) + 1
+
+    @cached_property
     def apart(self) -> bool:
         """Whether causal attention alone keeps samples apart: no target of any row is behind another sample or padding.
 

@@ -110,15 +110,16 @@ class Decoder(nn.Module):
         positions_BT: Tensor | None = None,
         state: DecoderState | None = None,
         sequence_ids_BT: Tensor | None = None,
+        most_sequences: int = 0,
     ) -> Tensor:
-        """Return the normalised residual stream BTD that the head reads; arguments as in `forward`.
+        """Return the normalised residual stream BTD that the head reads; arguments as in `forward` and `losses`.
 
         Raises:
             Unsupported: more tokens than the position encoding has positions.
         """
         if self.position.max_positions:
             self._check_length(tokens_BT, positions_BT, state, sequence_ids_BT)
-        out_BTD = self.run(tokens_BT, positions_BT, state, sequence_ids_BT)
+        out_BTD = self.run(tokens_BT, positions_BT, state, sequence_ids_BT, most_sequences)
         if state is not None:
             state.advance(tokens_BT.shape[1])
         return out_BTD
@@ -129,12 +130,13 @@ class Decoder(nn.Module):
         positions_BT: Tensor | None = None,
         state: DecoderState | None = None,
         sequence_ids_BT: Tensor | None = None,
+        most_sequences: int = 0,
     ) -> Tensor:
         """Do what `hidden` does on the device, and leave the host's count of tokens: the part that can be captured."""
         if positions_BT is None:
             positions_BT = self._positions(tokens_BT, state, sequence_ids_BT)
         x_BTD = self.position.embed(self.embed(tokens_BT), positions_BT)
-        positions = self.position.at(positions_BT, compute_dtype(self.embed.weight))
+        positions = self.position.at(positions_BT, compute_dtype(self.embed.weight), most_sequences)
         again = self.checkpoints_blocks and torch.is_grad_enabled()
         for number in range(self.shape.num_layers):
             block = self.block(number)
@@ -150,13 +152,20 @@ class Decoder(nn.Module):
         return self.losses(tokens_BT, targets_BT, sequence_ids_BT)[0]
 
     def losses(
-        self, tokens_BT: Tensor, targets_BT: Tensor, sequence_ids_BT: Tensor | None = None
+        self, tokens_BT: Tensor, targets_BT: Tensor, sequence_ids_BT: Tensor | None = None, most_sequences: int = 0
     ) -> tuple[Tensor, Tensor | None]:
         """Return the loss, and what its parts want added to it in training, None if nothing.
 
         The first is what is reported and judged; their sum is what is differentiated.
+
+        Args:
+            tokens_BT: token ids.
+            targets_BT: the token that each one should tell, or -100 where none counts.
+            sequence_ids_BT: tokens with different ids never see each other.
+            most_sequences: at least how many runs of equal ids there are, all rows together; with it attention on
+                CUDA computes none of the pairs that do not see each other.
         """
-        hidden_BTD = self.hidden(tokens_BT, sequence_ids_BT=sequence_ids_BT)
+        hidden_BTD = self.hidden(tokens_BT, sequence_ids_BT=sequence_ids_BT, most_sequences=most_sequences)
         loss = mean_cross_entropy(hidden_BTD.flatten(0, 1), self.head_weight, targets_BT.flatten())
         extra = [value for part in self.parts() for value in part.losses().values()]
         return loss, torch.stack(extra).sum() if extra else None

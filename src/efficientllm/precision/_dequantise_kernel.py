@@ -16,8 +16,8 @@ from torch import Tensor
 
 from efficientllm.precision._blocks import SCALE_GROUP, SIZES, Blocks
 
-#: Bytes of codes that a program takes; each gives two numbers, and no block is longer than a program's numbers.
-_TILE, _WARPS = 1024, 4
+#: Words that a program takes, of eight codes each: what a thread reads at once is what it writes in sixteen bytes.
+_TILE, _WARPS = 512, 4
 
 
 class KernelLaunch(NamedTuple):
@@ -32,14 +32,13 @@ class KernelLaunch(NamedTuple):
 
 @triton.jit
 def expand(
-    codes, values, scales, lows, offsets, factors, out, count,
+    words, values, scales, lows, offsets, factors, out, count,
     SIZE: tl.constexpr, GROUP: tl.constexpr, SMALL: tl.constexpr, LOWS: tl.constexpr, TILE: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Write values[code] * scale + low for a tile of blocks; SMALL says that scales are float8."""
-    HALF: tl.constexpr = SIZE // 2
-    block = tl.program_id(0).to(tl.int64) * (TILE // HALF) + tl.arange(0, TILE // HALF)
-    there = block * SIZE < count
-    # What a block has once is read once a block, not once a number.
+    """Write values[code] * scale + low for a tile of words; SMALL says that scales are float8."""
+    word = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, TILE)
+    there = word * 8 < count
+    block = word // (SIZE // 8)
     if SMALL:
         bits = tl.load(scales + block, mask=there, other=0).to(tl.int16)
         # e4m3 is float16 with a shorter exponent: put in its place, it is 256 times too small, subnormals included.
@@ -49,25 +48,22 @@ def expand(
         scale = offset + tl.load(factors + block // GROUP, mask=there, other=0.0) * small
     else:
         scale = tl.load(scales + block, mask=there, other=0.0).to(tl.float32)
-    place = block[:, None] * HALF + tl.arange(0, HALF)[None, :]
-    byte = tl.load(codes + place, mask=there[:, None], other=0).to(tl.int32)
-    left = tl.load(values + (byte & 15)) * scale[:, None]
-    right = tl.load(values + (byte >> 4)) * scale[:, None]
+    eight = tl.arange(0, 8)[None, :]
+    code = (tl.load(words + word, mask=there, other=0)[:, None] >> 4 * eight) & 15
+    found = tl.load(values + code) * scale[:, None]
     if LOWS:
-        low = tl.load(lows + block, mask=there, other=0.0).to(tl.float32)[:, None]
-        left += low
-        right += low
-    found = tl.interleave(left, right)
-    place_out = block[:, None] * SIZE + tl.arange(0, SIZE)[None, :]
-    tl.store(out + place_out, found.to(out.dtype.element_ty), mask=place_out < count)
+        found += tl.load(lows + block, mask=there, other=0.0).to(tl.float32)[:, None]
+    place = word[:, None] * 8 + eight
+    tl.store(out + place, found.to(out.dtype.element_ty), mask=place < count)
 
 
 def matrix(packed: Blocks, size: int, rows: int, columns: int, dtype: torch.dtype) -> Tensor:
     """Return the matrix `[rows, columns]`."""
     out = packed.codes.new_empty(rows, columns, dtype=dtype)
     small, lows = packed.offsets is not None, packed.lows is not None
-    expand[(triton.cdiv(len(packed.codes), _TILE),)](
-        packed.codes, packed.values, packed.scales,
+    words = packed.codes.view(torch.int32)  # a block has eight bytes of codes or more
+    expand[(triton.cdiv(len(words), _TILE),)](
+        words, packed.values, packed.scales,
         packed.lows if lows else packed.values,
         packed.offsets if small else packed.values,
         packed.factors if small else packed.values,
@@ -82,7 +78,7 @@ def aot_cases() -> Iterator[KernelLaunch]:
     options = {"num_warps": _WARPS, "num_stages": 3}
     for dtype in ("bf16", "fp16", "fp32"):
         for scales, small, lows in (("u8", True, False), ("fp32", False, False), ("bf16", False, True)):
-            kinds = {"codes": "u8", "values": "fp32", "scales": scales, "lows": scales if lows else "fp32"}
+            kinds = {"words": "i32", "values": "fp32", "scales": scales, "lows": scales if lows else "fp32"}
             pointers = {name: f"*{kind}" for name, kind in (kinds | {"offsets": "fp32", "factors": "fp32"}).items()}
             for size in (SIZES[0], SIZES[-1]):
                 constants = {"SIZE": size, "GROUP": SCALE_GROUP, "SMALL": small, "LOWS": lows, "TILE": _TILE}

@@ -141,7 +141,7 @@ class TrainLoop:
     def _forward_backward(self, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return a pass's share of the step's loss, and of its auxiliary losses."""
         with self.autocast():
-            loss, extra = self.decoder.losses(batch.tokens, batch.targets, batch.sequence_ids)
+            loss, extra = self.decoder.losses(batch.tokens, batch.targets, batch.sequence_ids, batch.most_sequences)
         loss, extra = loss * batch.share, None if extra is None else extra / self.settings.passes
         (loss if extra is None else loss + extra).backward()
         return loss.detach(), None if extra is None else extra.detach()

@@ -48,4 +48,7 @@ class StepSamples(StepBatches):
         planes = np.asarray(self._rows.planes[:, places], dtype=np.int64)
         tokens, targets, ids = send(torch.from_numpy(planes), self._device)
         share = float(self._rows.learned_targets[places].sum()) * weight
-        return MicroBatch(tokens, targets, None if self._rows.apart else ids.int(), share)
+        if self._rows.apart:
+            return MicroBatch(tokens, targets, None, share)
+        # One number for all steps: what depends on it is compiled for each number anew.
+        return MicroBatch(tokens, targets, ids.int(), share, len(places) * self._rows.most_sequences)

@@ -11,6 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.bias import causal_lower_right
 
 from efficientllm.models.linear import is_low_precision
+from efficientllm.models.mixers import _packed_attention
 from efficientllm.models.position._contract import Positions
 
 #: Cached tokens that one block of the value product takes on CUDA; with one product over all of them most of the
@@ -65,6 +66,13 @@ def attention(
     if width != k_BKSH.shape[-1]:  # flash attention wants one width, and without it every score is written out
         common = max(width, k_BKSH.shape[-1])
         q_BNTH, k_BKSH, v_BKSW = (F.pad(x, (0, common - x.shape[-1])) for x in (q_BNTH, k_BKSH, v_BKSW))
+    if (
+        sequence_ids_BT is not None
+        and not positions.encoding.biases_scores
+        and _packed_attention.serves(q_BNTH, positions)
+    ):
+        apart = q_BNTH, k_BKSH, v_BKSW, positions, sequence_ids_BT
+        return _packed_attention.packed_attention(*apart, scale=scale, window=window)[..., :width]
     plain = sequence_ids_BT is None and not 0 < window < num_seen and not positions.encoding.biases_scores
     mask: Tensor | None = None
     if plain and num_new < num_seen and on_cuda:

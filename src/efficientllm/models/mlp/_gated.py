@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from efficientllm.models.add_product import add_product
 from efficientllm.models.linear import Factors
 from efficientllm.models.part import compute_dtype
 
@@ -77,7 +78,9 @@ class _GatedFactors(torch.autograd.Function):
         value_MF = torch.ops.efficientllm.silu_gate(gate_up_MG)
         inner_MR = F.linear(value_MF, down_RF)
         ctx.save_for_backward(gate_up_MG, weight_DF, down_RF, up_DR, inner_MR)
-        return F.linear(value_MF, weight_DF).addmm_(inner_MR, up_DR.t())
+        out_MD = F.linear(value_MF, weight_DF)
+        add_product(out_MD, inner_MR, up_DR.t())
+        return out_MD
 
     @staticmethod
     @once_differentiable
@@ -85,7 +88,8 @@ class _GatedFactors(torch.autograd.Function):
         """Return the gradients of gate and up, and of the correction."""
         gate_up_MG, weight_DF, down_RF, up_DR, inner_MR = ctx.saved_tensors
         pull_MR = pull_MD @ up_DR
-        pull_MF = (pull_MD @ weight_DF).addmm_(pull_MR, down_RF)
+        pull_MF = pull_MD @ weight_DF
+        add_product(pull_MF, pull_MR, down_RF)
         grad_MG, value_MF = torch.ops.efficientllm.silu_gate_backward(gate_up_MG, pull_MF)
         return grad_MG, None, pull_MR.t() @ value_MF, pull_MD.t() @ inner_MR
 

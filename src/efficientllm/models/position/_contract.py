@@ -95,9 +95,9 @@ class Position(nn.Module):
         self.restore()
         return self
 
-    def at(self, index_BT: Tensor, dtype: torch.dtype) -> Positions:
+    def at(self, index_BT: Tensor, dtype: torch.dtype, most_sequences: int = 0) -> Positions:
         """Return the hooks bound to these positions, with numbers of `dtype`, for one forward pass."""
-        return Positions(index_BT, self, self.prepare(index_BT, dtype))
+        return Positions(index_BT, self, self.prepare(index_BT, dtype), most_sequences)
 
 
 @dataclass
@@ -106,11 +106,13 @@ class Positions:
 
     Attributes:
         index_BT: position of each token, on the device; one row if all rows are alike.
+        most_sequences: at least how many sequences packed rows have together, known without asking the device; 0 = not.
     """
 
     index_BT: Tensor  # noqa: N815 - a shape suffix
     encoding: Position
     prepared: tuple[Tensor, ...] = ()
+    most_sequences: int = 0
     _made: dict[Hashable, Tensor | None] = field(default_factory=dict)
 
     def rotate(self, q_BNTH: Tensor, k_BKTH: Tensor) -> tuple[Tensor, Tensor]:
