@@ -184,7 +184,7 @@ def go(bench: Bench, given: argparse.Namespace) -> None:
             process.kill()
         else:
             begin_s = time.perf_counter()
-            failed = finish(process, name, allowed + 30, given.out)
+            failed = finish(process, name, 2 * allowed, given.out)
             print(f"{time.perf_counter() - begin_s:6.1f} s  {name}  {failed}", flush=True)
     bench.print_table(given.out)
 

@@ -70,9 +70,9 @@ class _Scaled(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, total_MO: Tensor, factor_O: Tensor, bias_O: Tensor | None) -> Tensor:
         """Return the rows' results, in their own type; the factor is float32."""
-        out_MO = torch.mul(total_MO, factor_O, out=torch.empty_like(total_MO))
+        out_MO = _times(total_MO, factor_O)
         if bias_O is not None:
-            out_MO += bias_O * (1.0 - factor_O)
+            out_MO = out_MO + (bias_O * (1.0 - factor_O)).to(out_MO.dtype)
         ctx.save_for_backward(out_MO, factor_O, bias_O)
         return out_MO
 
@@ -85,4 +85,15 @@ class _Scaled(torch.autograd.Function):
         if bias_O is not None:
             pulled_O = pulled_O - bias_O * pull_MO.sum(0, dtype=torch.float32)
         grad_O = torch.where(factor_O == 0, 0.0, pulled_O / factor_O)
-        return torch.mul(pull_MO, factor_O, out=torch.empty_like(pull_MO)), grad_O, None
+        return _times(pull_MO, factor_O), grad_O, None
+
+
+def _times(x_MO: Tensor, factor_O: Tensor) -> Tensor:
+    """Return the product in x's type; the factor is float32.
+
+    Eager, a plain product would first be written in float32. Compiled, that is fused anyway, and torch 2.11 loses a
+    result that is written into `out=` in a backward pass: the gradient is then whatever lay there.
+    """
+    if torch.compiler.is_compiling():
+        return (x_MO * factor_O).to(x_MO.dtype)
+    return torch.mul(x_MO, factor_O, out=torch.empty_like(x_MO))

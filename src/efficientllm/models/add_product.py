@@ -1,7 +1,8 @@
 """A product added to a tensor in place, also in a compiled graph.
 
-A compiler makes `addmm_` an `addmm` into another buffer, which first copies what is added to. As an operator that says
-that it changes its first argument, it stays where it is.
+A compiler makes `addmm_` an `addmm` into another buffer, which first copies what is added to; and torch 2.11 loses the
+sum if that happens in the backward pass of an operator of one's own. As an operator that says that it changes its first
+argument, it stays where it is.
 """
 
 from __future__ import annotations
