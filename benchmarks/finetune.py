@@ -71,7 +71,8 @@ def cases() -> list[Case]:
         others = _others() if size == "1.5b" else []
         found += [Case("ours", size, rows, method, settings=compiled, seconds=slow) for method in others]
         for who in ("loop", "ours"):
-            found.append(Case(who, size, rows, "lora", {"dropout": 0.1}, compiled, slow))
+            seconds = slow + 110 if who == "loop" else slow
+            found.append(Case(who, size, rows, "lora", {"dropout": 0.1}, compiled, seconds))
     packed = {"base_precision": "nf4"}
     found += [Case("ours", "14b", 1, method, settings=compiled, seconds=80) for method in ("lora", "rslora")]
     found.append(Case("ours", "14b", 1, "lora", settings={**packed, **compiled}, seconds=90))
