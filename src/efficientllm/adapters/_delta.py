@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from efficientllm.models.add_product import add_product
 from efficientllm.models.linear import Factors
 from efficientllm.models.part import compute_dtype
+from efficientllm.precision._add_product import add_product
 
 
 class Deltas:

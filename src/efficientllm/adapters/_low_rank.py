@@ -15,9 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from efficientllm.models.add_product import add_product
 from efficientllm.models.linear import Factors
 from efficientllm.models.part import compute_dtype
+from efficientllm.precision._add_product import add_product
+from efficientllm.precision._contract import PackedLinear
 
 
 class LowRank:
@@ -51,9 +52,11 @@ class LowRank:
         """Return base(x) and the adapters' products, in rows: on a view of them the sum in place would cost a copy."""
         dtype = compute_dtype(x_MI)
         up = self.up(base.out_features).to(dtype)
-        if base._parameters.get("weight") is None or self._drops():
+        if self._drops():
             out: Tensor = base(x_MI).to(dtype)
             return out.addmm_(self._inner(x_MI.to(dtype)), up.t())
+        if isinstance(base, PackedLinear):
+            return base.corrected(x_MI.to(dtype), self.down().to(dtype), up)
         bias = None if base.bias is None else base.bias.to(dtype)
         given = x_MI.to(dtype), base.weight.to(dtype), bias, self.down().to(dtype), up
         total: Tensor = _Sum.apply(*given)  # type: ignore[no-untyped-call]

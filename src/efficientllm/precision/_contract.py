@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from efficientllm.records.card import Card
@@ -23,6 +24,11 @@ class PackedLinear(nn.Linear):
     def product(self, x: Tensor, rows: slice = slice(None)) -> Tensor:
         """Return the layer's result, or some rows of it; `forward` is all rows, and no more is kept for some."""
         raise NotImplementedError
+
+    def corrected(self, x_MI: Tensor, down_RI: Tensor, up_OR: Tensor) -> Tensor:
+        """Return the layer's result, in x's type, and up (down x), which differentiates with respect to all three."""
+        out_MO: Tensor = self(x_MI).to(x_MI.dtype)
+        return out_MO + F.linear(F.linear(x_MI, down_RI), up_OR)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the layer's result, in autocast's type where it is on, else in the matrix'."""

@@ -17,7 +17,7 @@ from torch import Tensor
 from efficientllm.precision._blocks import SCALE_GROUP, SIZES, Blocks
 
 #: Words that a program takes, of eight codes each: what a thread reads at once is what it writes in sixteen bytes.
-_TILE, _WARPS = 512, 4
+_TILE, _WARPS = 128, 2
 
 
 class KernelLaunch(NamedTuple):

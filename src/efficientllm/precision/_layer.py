@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from efficientllm.errors import UserError
+from efficientllm.precision._add_product import add_product
 from efficientllm.precision._blocks import SCALE_GROUP, SIZES, Blocks
 from efficientllm.precision._contract import PackedLinear
 from efficientllm.precision._dequantise import dequantise
@@ -62,10 +63,18 @@ class BlockLinear(PackedLinear):
         device = x.device.type
         autocast = device != "meta" and torch.is_autocast_enabled(device)
         dtype = torch.get_autocast_dtype(device) if autocast else self.dtype
-        start, stop, _ = rows.indices(self.out_features)
+        # not `rows.indices`: torch 2.11 compiles nothing around it
+        start, stop = rows.start or 0, self.out_features if rows.stop is None else rows.stop
         bias = None if self.bias is None else self.bias[start:stop].to(dtype)
         given = x.to(dtype), bias, start, stop, self._form(), *self._blocks()
         out: Tensor = _Product.apply(*given)  # type: ignore[no-untyped-call]
+        return out
+
+    def corrected(self, x_MI: Tensor, down_RI: Tensor, up_OR: Tensor) -> Tensor:
+        """Return the layer's result and up (down x), summed by the products themselves."""
+        bias = None if self.bias is None else self.bias.to(x_MI.dtype)
+        given = x_MI, bias, down_RI, up_OR, self._form(), *self._blocks()
+        out: Tensor = _Corrected.apply(*given)  # type: ignore[no-untyped-call]
         return out
 
     def extra_repr(self) -> str:
@@ -114,6 +123,35 @@ class _Product(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             grad_bias = pull.reshape(-1, pull.shape[-1]).sum(0)
         return grad_x, grad_bias, None, None, None, *(None for _ in blocks)
+
+
+class _Corrected(torch.autograd.Function):
+    """x Wᵀ + b + (x Aᵀ) Bᵀ, where W is made twice as in `_Product`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x_MI: Tensor, bias_O: Tensor | None, down_RI: Tensor, up_OR: Tensor, form: Any, *blocks: Tensor
+    ) -> Tensor:
+        """Return the rows' sums."""
+        inner_MR = F.linear(x_MI, down_RI)
+        ctx.save_for_backward(x_MI, down_RI, up_OR, inner_MR, *blocks)
+        ctx.form = form
+        out_MO = F.linear(x_MI, dequantise(*blocks, *form, x_MI.dtype, None), bias_O)
+        add_product(out_MO, inner_MR, up_OR.t())
+        return out_MO
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, pull_MO: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of what went in, of the bias and of the correction."""
+        x_MI, down_RI, up_OR, inner_MR, *blocks = ctx.saved_tensors
+        pull_MR = pull_MO @ up_OR
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            grad_x = pull_MO @ dequantise(*blocks, *ctx.form, pull_MO.dtype, pull_MO)
+            add_product(grad_x, pull_MR, down_RI)
+        grad_bias = pull_MO.sum(0) if ctx.needs_input_grad[1] else None
+        return grad_x, grad_bias, pull_MR.t() @ x_MI, pull_MO.t() @ inner_MR, None, *(None for _ in blocks)
 
 
 def pack_blocks(

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from efficientllm.models.add_product import add_product
 from efficientllm.models.linear import Factors
 from efficientllm.models.part import compute_dtype
+from efficientllm.precision._add_product import add_product
 
 #: Gate and up of all rows, the matrix, ends of the experts' rows or None.
 _Kept = tuple[Tensor, Tensor, Tensor | None]
