@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -54,6 +55,7 @@ def run(job: Job) -> None:
     for name, value in told.figures.items():
         recorder.figure(name, value)
     load_method(settings.method)  # what a library takes is no memory of its method
+    importlib.import_module("torch._dynamo")  # any optimiser loads it at its first step, and peft earlier
     recorder.baseline_memory()
     with recorder.phase("load"):
         decoder = _decoder(job, settings, folder, prepared)
