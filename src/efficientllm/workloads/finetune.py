@@ -64,12 +64,13 @@ def run(job: Job) -> None:
         loop = TrainLoop(decoder, settings, batches, device, job.ranks, rate_factor=attached.rate_factor)
     tell_held(job, "loaded_bytes")
     _tell_parts(job, settings, decoder, attached)
-    resuming = Resuming(job, loop, prepared)
     copy_cards(recorder, settings)
     with loop.autocast():
         dtype = getattr(torch, settings.dtype)
         recorder.model(facts(decoder, dtype.itemsize, settings.sequence_tokens, trains_in=dtype))
     before = _remembered(job, loop, prepared, "forgetting_before", folder)
+    torch.manual_seed(job.trial.seed)  # of dropout
+    resuming = Resuming(job, loop, text.facts)  # puts the weights where a stopped run left them: after `before`
     looked = batch_rows(text.looked_at, settings.sequence_tokens) if text.looked_at else None
     train(job, loop, looked, resuming)
     after = _remembered(job, loop, prepared, "forgetting_after", folder)
