@@ -103,6 +103,9 @@ def test_a_trial_tells_loss_quality_forgetting_and_what_was_trained(tuned):
     assert 4 * 2 * layer < figures[None, "adapter_bytes"] < 4 * 2 * layer + 8192
     assert figures[None, "tokens_fed"] == 64 * 4 * 24
     assert series["curve", "heldout_step"] == [8, 16, 24]
+    assert 0 < figures[None, "unigram_bits_per_byte"] < 8
+    assert figures[None, "commonest_answer_ratio"] == figures[None, "commonest_response_ratio"] == 0
+    assert (None, "bz2_bits_per_byte") not in figures  # the corpus' lines are not those of responses
 
 
 def test_what_it_leaves_is_a_plain_model_with_its_adapter_beside_it(tuned, text, tmp_path):
@@ -178,13 +181,17 @@ def test_weights_in_the_hosts_memory_are_unsupported_and_say_so(text, base, tmp_
 
 
 def test_the_library_of_a_method_is_no_memory_of_the_method(text, base, tmp_path, monkeypatch):
-    """What the process holds before the model is noted once peft is there: it takes more than a small model."""
+    """What the process holds before the model is noted once peft is there: it takes more than a small model.
+
+    So does what torch loads at an optimiser's first step, and with peft already: else `full` would seem to need it.
+    """
     order = []
     noted, loaded = Marks.baseline_memory, finetune.load_method
     monkeypatch.setattr(Marks, "baseline_memory", lambda marks: (order.append("baseline"), noted(marks)))
     monkeypatch.setattr(finetune, "load_method", lambda choice: (order.append("library"), loaded(choice)))
+    monkeypatch.setattr(finetune, "load_training", lambda: order.append("training"))
     end, _, _ = run(settings_of(text, tokens=64 * 4 * 4), text, tmp_path, parent=base)
-    assert end.outcome == "ok" and order == ["library", "baseline"]
+    assert end.outcome == "ok" and order == ["library", "training", "baseline"]
 
 
 @pytest.mark.parametrize(("method", "there"), [("lora", True), ("freeze", False)])

@@ -55,7 +55,7 @@ def run(job: Job) -> None:
     for name, value in told.figures.items():
         recorder.figure(name, value)
     load_method(settings.method)  # what a library takes is no memory of its method
-    importlib.import_module("torch._dynamo")  # any optimiser loads it at its first step, and peft earlier
+    load_training()
     recorder.baseline_memory()
     with recorder.phase("load"):
         decoder = _decoder(job, settings, folder, prepared)
@@ -81,6 +81,11 @@ def run(job: Job) -> None:
     else:
         Judge(decoder, settings, device, loop.autocast, prepared.tokenizer, recorder).judge(told.heldout)
     _keep(job, settings, decoder, attached, prepared, folder)
+
+
+def load_training() -> None:
+    """Load what any optimiser would at its first step, and what peft loads earlier: it is no memory of one method."""
+    importlib.import_module("torch._dynamo")
 
 
 def _decoder(job: Job, settings: FinetuneSettings, folder: Path | None, prepared: Prepared) -> Decoder:
