@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from efficientllm.analysis import floor
 from efficientllm.analysis.table import Cell, Column, Row, Section
@@ -126,13 +126,24 @@ def _chosen(values: dict[int, float]) -> Cell:
 def _line(one: Section, other: Section, records: Sequence[Measurement]) -> str:
     before, after = _places(one, records), _places(other, records)
     moved = [f"{name} {before[name]} → {place}" for name, place in after.items() if before.get(name, place) != place]
-    kept = [f"{name} {place}" for name, place in after.items() if before.get(name) == place]
-    rest = f" and {len(kept) - _MOST_KEPT} more" if len(kept) > _MOST_KEPT else ""
+    kept = [f"{name} {place}" for name, place in after.items() if before.get(name) == place != _FLOORED]
+    floored = [name for name, place in after.items() if before.get(name) == place == _FLOORED]
     said = [", ".join(moved)] if moved else ["no place changes"]
-    said += [f"as before: {', '.join(kept[:_MOST_KEPT])}{rest}"] if kept else []
-    ranked = any(cell.rank for section in (one, other) for row in section.rows if (cell := row.cells.get(_QUALITY)))
-    ties = "" if ranked else " (too few repeats to tell ties)"
+    said += [f"as before: {_some(kept)}"] if kept else []
+    said += [f"{_FLOORED} in both: {_some(floored)}"] if floored else []
+    ties = "" if _ranked(one, before) and _ranked(other, after) else " (too few repeats to tell ties)"
     return f"{other.stage} against {one.stage}, places by bits/byte{ties}: {'; '.join(said)}"
+
+
+def _some(names: Sequence[str]) -> str:
+    rest = f" and {len(names) - _MOST_KEPT} more" if len(names) > _MOST_KEPT else ""
+    return f"{', '.join(names[:_MOST_KEPT])}{rest}"
+
+
+def _ranked(section: Section, places: Mapping[str, str]) -> bool:
+    """Whether a section's places are ranks, which a single row needs no repeats for."""
+    placed = [row for row in section.rows if places.get(row.technique, _FLOORED) != _FLOORED]
+    return len(placed) < 2 or any(row.cells[_QUALITY].rank for row in placed)
 
 
 def _places(section: Section, records: Sequence[Measurement]) -> dict[str, str]:
