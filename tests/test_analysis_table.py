@@ -255,6 +255,13 @@ def test_quality_at_its_floor_is_shown_but_not_ranked_and_carries_no_compression
     assert "at_floor" in {caution.code for caution in table.cautions}
 
 
+def test_a_baseline_at_its_floor_is_no_measure_of_compression():
+    study = [replace(m, figures={**m.figures, "unigram_bits_per_byte": 2.295}) for m in pretrained()]
+    cell = row_of(study_table("q", study), "mla").cells
+    assert cell["bits_per_byte"].high < 2.295
+    assert cell["compression_resident"].absent.startswith("baseline: at_floor: ")
+
+
 def test_an_order_that_hangs_on_the_implementation_is_marked_and_said():
     variants = (VARIANTS[0], dataclasses.replace(VARIANTS[3], decode_s=3.0))
     table = study_table("q", example_study(variants=variants, oom=False))
@@ -307,7 +314,9 @@ def test_cautions_are_said_once_a_code():
 
 def test_cards_and_sanity_lines_come_along():
     assert TABLE.cards["mqa"].source == "arXiv:1911.02150"
-    assert TABLE.sanity == {"bz2": 2.02, "unigram": 3.36}
+    (line,) = TABLE.sanity
+    assert line.text == "stdlib" and line.stages == ("pretrain", "inference")
+    assert line.bits_per_byte == {"bz2": 2.02, "unigram": 3.36}
 
 
 def test_ten_thousand_records_are_one_table():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from efficientllm.data import _pack_rows
 from efficientllm.data._encode_samples import Encoded, encode_samples
 from efficientllm.data._pack_rows import PackedRows, best_fit, pack_rows
+from efficientllm.data._response_floor import commonest_of, floor_figures
 from efficientllm.data.chat import PlainTemplate, template_of
 from efficientllm.data.instructions._contract import Message, Sample, pair, prompt_of
 from efficientllm.data.instructions._example import example_pairs
@@ -353,3 +356,52 @@ def test_data_of_which_nothing_fits_or_nothing_is_answered_is_one_line(tokenizer
 
 def test_equal_prompts_are_equal_whatever_their_white_space():
     assert prompt_of(pair("a b", "c")) == prompt_of(pair(" a\n b", "d")) != prompt_of(pair("a b", "c", system="s"))
+
+
+def known(tokenizer, path, cache, **more):
+    """Prepare prompts of which two in three are answered by yes."""
+    told = [(f"is {i} so?", "yes" if i % 3 else f"it is {i}") for i in range(300)]
+    return prepare_instructions(
+        settings_of(lines(path / "data.jsonl", told), **more), tokenizer, PlainTemplate(), cache
+    )
+
+
+def test_what_needs_no_model_is_told_of_the_responses_that_judge(tokenizer, tmp_path):
+    prepared = known(tokenizer, tmp_path, tmp_path / "cache", heldout_samples=64, answers=3)
+    train = prepared.train.targets[prepared.train.targets != -100].tolist()
+    counts, size = Counter(train), len(train) + tokenizer.vocab_tokens
+    judged = [t for sample in prepared.heldout for t in sample.tokens[sample.learned].tolist()]
+    bits = sum(math.log2(size / (counts[t] + 1)) for t in judged)
+    num_bytes = sum(len(sample.response.encode()) for sample in prepared.heldout)
+    assert prepared.figures["unigram_bits_per_byte"] == pytest.approx(bits / num_bytes)
+    said = [sample.response for sample in prepared.heldout]
+    assert 0.3 < said.count("yes") / len(said) < 0.9
+    assert prepared.figures["commonest_response_ratio"] == said.count("yes") / len(said)
+    assert prepared.figures["commonest_answer_ratio"] == said[:3].count("yes") / 3
+    assert prepared.details["commonest_answer"] == "yes"
+
+
+def test_floors_come_from_the_cache_as_they_were_made_and_answers_have_one_where_they_are_asked_for(
+    tokenizer, tmp_path, monkeypatch
+):
+    first = known(tokenizer, tmp_path, tmp_path / "cache")
+    assert "commonest_answer_ratio" not in first.figures
+    monkeypatch.setattr("efficientllm.data._pack_rows.commonest_of", None)  # whoever calls it now fails
+    again = known(tokenizer, tmp_path, tmp_path / "cache")
+    assert again.figures == first.figures and again.details == first.details
+
+
+def test_the_commonest_answer_is_that_of_training_whatever_the_held_out_ones_say(tokenizer):
+    def sample(text, answer=""):
+        ids = tokenizer.encode_batch([text])[0]
+        return Encoded(np.array([0, *ids]), np.array([False, *(True for _ in ids)]), 1, text, answer)
+
+    told = commonest_of([sample("so it is 7", "7"), sample("no, it is 7", "7"), sample("8", "8"), sample("8 ", "")])
+    assert told.answer == "7"  # the first of equals: 7 and 8 are said twice
+    asked = [sample("then it is 7", "7"), sample("9", "9")]
+    figures = floor_figures(np.full((1, 4), -100, dtype=np.int32), told, asked, 2, tokenizer)
+    assert figures["commonest_answer_ratio"] == 0.5 and figures["commonest_response_ratio"] == 0.0
+    tokens = sum(len(s.tokens) - 1 for s in asked)
+    num_bytes = sum(len(s.response) for s in asked)
+    assert figures["unigram_bits_per_byte"] == pytest.approx(tokens * math.log2(tokenizer.vocab_tokens) / num_bytes)
+    assert commonest_of([]).answer == "" and len(commonest_of([sample("y" * 200)]).shown()) == 81

@@ -19,6 +19,7 @@ from efficientllm.records.choice import Choice
 from efficientllm.records.protocol import PROTOCOLS
 from efficientllm.records.settings import FinetuneSettings, InferenceSettings
 from efficientllm.records.trial import make_trial
+from efficientllm.training.loop import TrainLoop
 from efficientllm.workloads import finetune
 from efficientllm.workloads.responses import is_right
 
@@ -37,15 +38,16 @@ def settings_of(text, **more):
     return FinetuneSettings(shape=SMALL, corpus=Choice(name=str(text / "corpus")), **{**fields, **more})
 
 
-def run(settings, text, folder, parent="", artifact=""):
+def run(settings, text, folder, parent="", artifact="", checkpoints=""):
     """Run a trial in this process; return its end and what it told: figures, absences, series."""
     folder.mkdir(parents=True, exist_ok=True)
     trial = make_trial(settings=settings, protocol=PROTOCOLS["smoke"], device="cpu", seed=0, repeat=0)
     device = open_device("cpu")
     marks = Marks(folder / "events.jsonl", device, trial.protocol)
     job = JobFile(
-        trial=trial, cache=str(text / "cache"), threads=1, parent_artifact=str(parent), artifact=str(artifact)
-    )
+        trial=trial, cache=str(text / "cache"), threads=1, parent_artifact=str(parent), artifact=str(artifact),
+        checkpoints=str(checkpoints),
+    )  # fmt: skip
     end = run_job(job, marks, device)
     marks.close()
     said, _ = events.decode_events((folder / "events.jsonl").read_bytes())
@@ -101,6 +103,9 @@ def test_a_trial_tells_loss_quality_forgetting_and_what_was_trained(tuned):
     assert 4 * 2 * layer < figures[None, "adapter_bytes"] < 4 * 2 * layer + 8192
     assert figures[None, "tokens_fed"] == 64 * 4 * 24
     assert series["curve", "heldout_step"] == [8, 16, 24]
+    assert 0 < figures[None, "unigram_bits_per_byte"] < 8
+    assert figures[None, "commonest_answer_ratio"] == figures[None, "commonest_response_ratio"] == 0
+    assert (None, "bz2_bits_per_byte") not in figures  # the corpus' lines are not those of responses
 
 
 def test_what_it_leaves_is_a_plain_model_with_its_adapter_beside_it(tuned, text, tmp_path):
@@ -176,13 +181,17 @@ def test_weights_in_the_hosts_memory_are_unsupported_and_say_so(text, base, tmp_
 
 
 def test_the_library_of_a_method_is_no_memory_of_the_method(text, base, tmp_path, monkeypatch):
-    """What the process holds before the model is noted once peft is there: it takes more than a small model."""
+    """What the process holds before the model is noted once peft is there: it takes more than a small model.
+
+    So does what torch loads at an optimiser's first step, and with peft already: else `full` would seem to need it.
+    """
     order = []
     noted, loaded = Marks.baseline_memory, finetune.load_method
     monkeypatch.setattr(Marks, "baseline_memory", lambda marks: (order.append("baseline"), noted(marks)))
     monkeypatch.setattr(finetune, "load_method", lambda choice: (order.append("library"), loaded(choice)))
+    monkeypatch.setattr(finetune, "load_training", lambda: order.append("training"))
     end, _, _ = run(settings_of(text, tokens=64 * 4 * 4), text, tmp_path, parent=base)
-    assert end.outcome == "ok" and order == ["library", "baseline"]
+    assert end.outcome == "ok" and order == ["library", "training", "baseline"]
 
 
 @pytest.mark.parametrize(("method", "there"), [("lora", True), ("freeze", False)])
@@ -192,3 +201,58 @@ def test_loading_a_method_loads_the_library_that_it_stands_on(method, there):
     script += f"load(Choice(name={method!r})); print('peft' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str(there)
+
+
+STOPPED = {
+    "lora_plus": {"method": Choice(name="lora_plus", options={"rank": 4, "ratio": 8.0, "dropout": 0.1})},
+    "over 4 bits": {
+        "method": Choice(name="lora_plus", options={"rank": 4, "ratio": 8.0}),
+        "base_precision": Choice(name="nf4"),
+    },
+    "vera": {"method": Choice(name="vera", options={"rank": 8})},
+    "full": {"method": Choice(name="full")},
+}
+
+
+@pytest.mark.parametrize("case", STOPPED)
+def test_a_run_that_goes_on_from_a_checkpoint_ends_as_the_run_that_was_not_stopped(
+    case, text, base, tmp_path, monkeypatch
+):
+    settings = settings_of(text, tokens=64 * 4 * 10, checkpoint_every=4, answers=4, **STOPPED[case])
+    end, calm, undisturbed = run(settings, text, tmp_path / "calm", parent=base)
+    assert end.outcome == "ok", end
+    step, kept = TrainLoop.step, tmp_path / "kept"
+
+    def stopping(loop):
+        if loop.steps_done == 6:
+            raise RuntimeError("stopped here")
+        return step(loop)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TrainLoop, "step", stopping)
+        end, _, _ = run(settings, text, tmp_path / "stopped", parent=base, checkpoints=kept)
+    assert end.outcome == "crashed" and "stopped here" in end.reason
+    end, figures, series = run(settings, text, tmp_path / "resumed", parent=base, checkpoints=kept)
+    assert end.outcome == "ok" and figures[None, "resumed_step"] == 4, end
+    assert series["curve", "loss"] == undisturbed["curve", "loss"] and len(series["curve", "loss"]) == 10
+    for name in ("heldout_nats_per_token", "exact_responses_ratio", "exact_answers_ratio"):
+        assert figures["quality", name] == calm["quality", name]
+    assert figures["forgetting_before", "heldout_nats_per_token"] == calm["forgetting_before", "heldout_nats_per_token"]
+    assert figures[None, "forgetting_nats_per_token"] == calm[None, "forgetting_nats_per_token"]
+
+
+def test_a_checkpoint_of_other_instructions_is_refused(text, base, tmp_path):
+    file, kept = tmp_path / "data.jsonl", tmp_path / "kept"
+
+    def write(word):
+        lines = (json.dumps({"prompt": f"say {word} {i}", "response": f"{word} {i % 7}"}) for i in range(200))
+        file.write_text("\n".join(lines))
+
+    settings = settings_of(text, tokens=64 * 4 * 6, checkpoint_every=4, instructions=Choice(name=str(file)))
+    write("this")
+    run(settings, text, tmp_path / "one", parent=base, checkpoints=kept)
+    assert list(kept.iterdir())
+    write("that")
+    end, figures, series = run(settings, text, tmp_path / "other", parent=base, checkpoints=kept)
+    assert end.outcome == "ok" and (None, "resumed_step") not in figures, end
+    assert len(series["curve", "loss"]) == 6

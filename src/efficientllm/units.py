@@ -80,15 +80,15 @@ def quantity_text(value: float, unit: str, digits: int = 3) -> str:
     """Write `value`, given in the base `unit`, as a person reads it.
 
     Units: `bytes`, `s`, `j`, `w`, `ratio` (as %), `factor` (as ×), `count`, `bits/byte`, `flop/s`, `bytes/s`,
-    `tokens/s`, `samples/s`, `j/token`, `error` (a relative one, as a power of ten) …; an unknown unit is written as
-    it is.
+    `tokens/s`, `samples/s`, `j/token`, `error` (a relative one, as a power of ten), `setting` (a number as somebody set
+    it) …; an unknown unit is written as it is.
 
     >>> quantity_text(0.5, "ratio"), quantity_text(2048, "bytes/s"), quantity_text(0.012, "j/token")
     ('50.0 %', '2.00 KiB/s', '12.0 mJ/token')
     >>> quantity_text(2.1, "bits/byte"), quantity_text(1.5, "factor"), quantity_text(12345, "tokens/s")
     ('2.10', '1.50×', '12.3 k/s')
-    >>> quantity_text(0.00000123, "error"), quantity_text(19_900, "j")
-    ('1.2e-06', '19.9 kJ')
+    >>> quantity_text(0.00000123, "error"), quantity_text(19_900, "j"), quantity_text(0.0008, "setting")
+    ('1.2e-06', '19.9 kJ', '0.0008')
     """
     head, _, per = unit.partition("/")
     tail = f"/{per}" if per else ""
@@ -96,6 +96,8 @@ def quantity_text(value: float, unit: str, digits: int = 3) -> str:
         return significant(value, digits)
     if unit == "error":
         return f"{value:.1e}"
+    if unit == "setting":
+        return f"{value:g}"
     if unit == "ratio":
         return percent_text(value, digits)
     if unit == "factor":

@@ -132,7 +132,9 @@ def _key(record: Measurement) -> bytes:
     settings = {key: value for key, value in settings.items() if key not in _filled(trial)}
     parts = [trial.stage, settings, record.environment.machine_id, msgspec.to_builtins(trial.protocol),
              trial.protocol_version, sorted(trial.axes)]  # fmt: skip
-    data = record.data and (record.data.corpus_sha256, record.data.tokenizer_sha256)
+    data = record.data and (
+        record.data.corpus_sha256, record.data.tokenizer_sha256, record.data.details.get("samples_sha256", "")
+    )  # fmt: skip
     return msgspec.json.encode([parts, data], order="deterministic")
 
 

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from efficientllm.analysis import notes
 from efficientllm.analysis.budgets import budget_section
 from efficientllm.analysis.group import Group, groups, parent_stage, points
-from efficientllm.analysis.rank_changes import rank_change_lines
+from efficientllm.analysis.rank_changes import rank_change_lines, rank_changes
 from efficientllm.analysis.section import section
 from efficientllm.analysis.select import counts, select
 from efficientllm.analysis.table import Row, Section, StudyTable
@@ -56,8 +56,9 @@ def study_table(
         title=title,
         sections=tuple(sections),
         budgets=() if detail else tuple(equal for group in parted if (equal := budget_section(group)) is not None),
+        rank_changes=() if detail else rank_changes(sections, selection.records),
         environments=notes.environment_lines(selection.records),
-        sanity=notes.sanity_lines(kept),
+        sanity=notes.sanity_of(kept),
         cards=notes.cards_of(selection.records),
         cautions=(*notes.grouped_cautions(kept), *_merged(cautions)),
         choices=(*notes.choice_lines(selection.records), *rank_change_lines(sections, selection.records)),

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from efficientllm.analysis.table import Sanity
 from efficientllm.records.card import Card
 from efficientllm.records.environment import DeviceInfo, Environment
+from efficientllm.records.finetune_settings import FinetuneSettings
 from efficientllm.records.measurement import Measurement
+from efficientllm.records.model_settings import ModelSettings
 from efficientllm.records.window import Caution
 from efficientllm.units import bytes_text, significant
 
@@ -19,14 +22,28 @@ def environment_lines(records: Sequence[Measurement]) -> tuple[str, ...]:
     return tuple(_line(environment) for environment in machines.values())
 
 
-def sanity_lines(records: Sequence[Measurement]) -> dict[str, float]:
-    """Return what simple models make of the same text, in bits a byte: `bz2`, `unigram`."""
-    found: dict[str, float] = {}
+def sanity_of(records: Sequence[Measurement]) -> tuple[Sanity, ...]:
+    """Return what simple models (`bz2`, `unigram`) make of each text that judges quality, with the stages it judges.
+
+    A stage that fine-tunes is judged by held-out responses, others by held-out text of their corpus.
+    """
+    stages: dict[tuple[str, tuple[tuple[str, float], ...]], dict[str, None]] = {}
     for record in records:
-        for name, value in record.figures.items():
-            if name.endswith(_SANITY_END):
-                found.setdefault(name.removesuffix(_SANITY_END), value)
-    return found
+        simple = {name.removesuffix(_SANITY_END): value for name, value in record.figures.items()
+                  if name.endswith(_SANITY_END)}  # fmt: skip
+        if simple and not record.figures.get("random_weights"):
+            stage = record.trial.stage or record.trial.settings_workload()
+            stages.setdefault((_judged_text(record), tuple(simple.items())), {})[stage] = None
+    return tuple(
+        Sanity(text=text, stages=tuple(of), bits_per_byte=dict(simple)) for (text, simple), of in stages.items()
+    )
+
+
+def _judged_text(record: Measurement) -> str:
+    settings = record.trial.settings
+    if isinstance(settings, FinetuneSettings):
+        return f"responses of {settings.instructions.label()}"
+    return settings.corpus.label() if isinstance(settings, ModelSettings) else "the text"
 
 
 def cards_of(records: Sequence[Measurement]) -> dict[str, Card]:

@@ -69,24 +69,38 @@ def measured(
 ) -> tuple[Table, dict[str, str]]:
     """Return every row's cells, not judged yet, and the rows whose quality is at its floor, with the reason.
 
-    Quality at the floor is shown; what rests on it is absent.
+    Quality at the floor is shown; what rests on it is absent, and so is a metric at a floor of its own.
     """
     base = group.baseline()
     by_round = {record.trial.repeat: record for record in group.rows.get(base or (), ()) if counts(record)}
     table: Table = {
-        name: {entry.column.key: cell_of.measure(entry, found, by_round) for entry in metrics}
+        name: {entry.column.key: _above_floor(entry, cell_of.measure(entry, found, by_round), found)
+               for entry in metrics}
         for name, found in seen.items()
-    }
-    floored = {}
+    }  # fmt: skip
+    floored = _floored(seen, table)
+    technique = group.rows[base][0].trial.technique() if base is not None else ""
+    for name, cells in table.items():
+        why = floored.get(name) or (f"baseline: {floored[technique]}" if technique in floored else "")
+        for entry in metrics if why else ():
+            if entry.group == "compression" and cells[entry.column.key].value is not None:
+                cells[entry.column.key] = Cell(absent=why)
+    return table, floored
+
+
+def _floored(seen: Mapping[str, Sequence[Seen]], table: Table) -> dict[str, str]:
+    """Return the rows whose bits per byte are at their floor, with the reason."""
+    found = {}
     for name, cells in table.items():
         records: list[Measurement] = [record for record, _ in seen[name]]
-        quality = cells.get("bits_per_byte")
-        if quality is not None and floor.at_floor(quality, records):
-            floored[name] = floor.reason(records)
-            for entry in metrics:
-                if entry.group == "compression" and cells[entry.column.key].value is not None:
-                    cells[entry.column.key] = Cell(absent=floored[name])
-    return table, floored
+        if "bits_per_byte" in cells and floor.at_floor(cells["bits_per_byte"], records):
+            found[name] = floor.reason(records)
+    return found
+
+
+def _above_floor(entry: MetricEntry, cell: Cell, found: Sequence[Seen]) -> Cell:
+    reason = entry.floor(cell, found) if entry.floor is not None else ""
+    return Cell(absent=reason) if reason else cell
 
 
 def judged(

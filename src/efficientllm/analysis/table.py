@@ -92,14 +92,29 @@ class Section(msgspec.Struct, frozen=True, kw_only=True):
     conditions: dict[str, str] = {}
 
 
+class Sanity(msgspec.Struct, frozen=True, kw_only=True):
+    """What simple models make of the text that judges some stages.
+
+    Attributes:
+        text: what it is (`stdlib`, `responses of docstrings`).
+        stages: whose quality it judges.
+        bits_per_byte: simple model -> its figure.
+    """
+
+    text: str
+    stages: tuple[str, ...]
+    bits_per_byte: dict[str, float]
+
+
 class StudyTable(msgspec.Struct, frozen=True, kw_only=True):
     """All sections of a study with what a reader must know of them.
 
     Attributes:
         verdict: sentences in words, most important first.
         budgets: for each group of training runs, the losses at equal tokens, time and energy.
+        rank_changes: for each stage with settings of its own, its quality beside that of a stage without.
         environments: one line a machine.
-        sanity: the quality's sanity lines (`bz2`, `unigram`) in bits per byte.
+        sanity: for each text that judges quality what simple models (`bz2`, `unigram`) make of it.
         choices: what earlier stages chose for later ones, with what was tried.
         left_out: records that exist but do not count here, each with its reason.
     """
@@ -109,8 +124,9 @@ class StudyTable(msgspec.Struct, frozen=True, kw_only=True):
     verdict: tuple[str, ...] = ()
     sections: tuple[Section, ...] = ()
     budgets: tuple[Section, ...] = ()
+    rank_changes: tuple[Section, ...] = ()
     environments: tuple[str, ...] = ()
-    sanity: dict[str, float] = {}
+    sanity: tuple[Sanity, ...] = ()
     cards: dict[str, Card] = {}
     cautions: tuple[Caution, ...] = ()
     choices: tuple[str, ...] = ()

@@ -38,7 +38,9 @@ def sentences(table: StudyTable) -> tuple[str, ...]:
     said += _comparisons(chosen) if "not_ranked" not in codes else []
     said += _overall(chosen, "implementation_bound" in codes)
     if "at_floor" in codes:
-        said.append("Quality does not clear its floor for some rows (see at_floor): train on more tokens.")
+        said.append(
+            "Quality does not clear its floor for some rows (see at_floor): train on more tokens, or at another rate."
+        )
     said += _failures(table.sections)
     said += _absences(chosen)
     if not said:

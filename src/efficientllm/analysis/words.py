@@ -4,6 +4,8 @@ from __future__ import annotations
 
 #: Stands for a window where a section compares whole training curves.
 EQUAL_BUDGETS = "equal_budgets"
+#: Begins a window where a section stands beside that of another stage, whose name follows.
+AGAINST = "against"
 
 
 def where(stage: str, window: str) -> str:
@@ -11,12 +13,16 @@ def where(stage: str, window: str) -> str:
 
     >>> where("pretrain", "train"), where("inference", "decode batch=1 tokens=8192")
     ('pretrain', 'decode, batch 1, 8192 tokens')
+    >>> where("tuned", "against common")
+    'against common'
     """
     name, *coordinates = window.split()
     if name == "train":
         return stage
     if name == EQUAL_BUDGETS:
         return "at equal tokens, time and energy"
+    if name == AGAINST:
+        return window
     said = []
     for coordinate in coordinates:
         key, _, value = coordinate.partition("=")

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from efficientllm.data._encode_samples import NOT_LEARNED, Encoded, Kept
+from efficientllm.data._response_floor import Commonest, commonest_of
 from efficientllm.data.cache import Stamp, is_intact, partial_file, publish, read_record, stamp, write_record
 
 #: So many rows are open at once; the fullest is closed when a sample fits none of them. More packs tighter, and slower.
@@ -27,6 +28,7 @@ class RowsRecord(msgspec.Struct, frozen=True, kw_only=True):
     num_rows: int
     sequence_tokens: int
     figures: dict[str, float]
+    commonest: Commonest
     rows: Stamp
 
 
@@ -80,8 +82,10 @@ class PackedRows:
         return not bool(((self.targets != NOT_LEARNED) & (self.sequence_ids > 0)).any())
 
 
-def cached_rows(path: Path, sequence_tokens: int, make: Callable[[], Kept]) -> tuple[PackedRows, dict[str, float]]:
-    """Return the rows of a file and their figures, from the cache or made now.
+def cached_rows(
+    path: Path, sequence_tokens: int, make: Callable[[], Kept]
+) -> tuple[PackedRows, dict[str, float], Commonest]:
+    """Return the rows of a file, their figures and what their samples say most often, from the cache or made now.
 
     Args:
         path: the file, whose name depends on all that decides about it.
@@ -99,11 +103,17 @@ def cached_rows(path: Path, sequence_tokens: int, make: Callable[[], Kept]) -> t
             publish(partial, path)
         rows = PackedRows(planes)
         figures = {**kept.figures(), **_figures(rows, kept.samples)}
-        known = RowsRecord(num_rows=rows.num_rows, sequence_tokens=sequence_tokens, figures=figures, rows=written)
+        known = RowsRecord(
+            num_rows=rows.num_rows,
+            sequence_tokens=sequence_tokens,
+            figures=figures,
+            commonest=commonest_of(kept.samples),
+            rows=written,
+        )
         write_record(record_path, known)
     shape = (_PLANES, known.num_rows, sequence_tokens)
     planes = np.memmap(path, dtype="<i4", mode="r", shape=shape) if known.num_rows else np.zeros(shape, dtype="<i4")
-    return PackedRows(planes), dict(known.figures)
+    return PackedRows(planes), dict(known.figures), known.commonest
 
 
 def pack_rows(samples: Sequence[Encoded], sequence_tokens: int) -> npt.NDArray[np.int32]:

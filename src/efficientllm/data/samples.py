@@ -10,6 +10,7 @@ import numpy as np
 
 from efficientllm.data._encode_samples import NOT_LEARNED, Encoded, Kept, encode_samples
 from efficientllm.data._pack_rows import PackedRows, cached_rows
+from efficientllm.data._response_floor import floor_figures
 from efficientllm.data._sample_pool import Pool, sample_of, take_pool
 from efficientllm.data.cache import key_of
 from efficientllm.data.chat import Template
@@ -37,8 +38,10 @@ class PreparedInstructions:
     Attributes:
         train: what is trained on.
         heldout: the samples that judge, `heldout_samples` of the part that `judged_on` names, or as many as there are.
-        figures: how many samples, rows and tokens there are, and what was cut, dropped and padded.
-        details: for the record: reader, its own details, template, sha256 of the samples.
+        figures: how many samples, rows and tokens there are, what was cut, dropped and padded, and what the held-out
+            samples come to without a model: `unigram_bits_per_byte`, `commonest_response_ratio`,
+            `commonest_answer_ratio` (see `_response_floor`).
+        details: for the record: reader, its own details, template, sha256 of the samples, the commonest answer.
     """
 
     train: PackedRows
@@ -56,7 +59,7 @@ def prepare_instructions(
     call. What the cache has is not made again.
 
     Args:
-        settings: instructions, tokens, sequence_tokens, heldout_samples and judged_on count.
+        settings: instructions, tokens, sequence_tokens, heldout_samples, answers and judged_on count.
         tokenizer: the model's.
         template: the model's.
         cache: folder of the cache; calls at the same time are safe.
@@ -73,15 +76,17 @@ def prepare_instructions(
     key = key_of(
         SAMPLES_VERSION, pool.sha256, tokenizer.sha256, tokenizer.end_of_text, template.sha256, length, settings.tokens
     )
-    train, figures = cached_rows(
+    train, figures, commonest = cached_rows(
         cache / "samples" / f"{key}.rows", length, lambda: _training(pool, settings, tokenizer, template)
     )
     if not train.num_rows:
         raise _all_dropped(name, "training", length)
     figures |= {f"heldout_{name}": value for name, value in heldout.figures().items()}
+    figures |= floor_figures(train.targets, commonest, heldout.samples, settings.answers, tokenizer)
     figures["epochs"] = settings.tokens / (train.num_rows * length)
     details = {**pool.details, "reader": reader.name, "samples_sha256": pool.sha256, "chat_template": template.name}
-    return PreparedInstructions(train, heldout.samples, figures, {**details, "chat_template_sha256": template.sha256})
+    details |= {"chat_template_sha256": template.sha256, "commonest_answer": commonest.shown()}
+    return PreparedInstructions(train, heldout.samples, figures, details)
 
 
 def batch_rows(samples: Sequence[Encoded], sequence_tokens: int) -> tuple[Tokens, Tokens]:

@@ -25,7 +25,6 @@ from efficientllm.report.claims import claim_views
 from efficientllm.report.curves import curves
 from efficientllm.report.marks import Footnotes
 from efficientllm.report.view import section_views
-from efficientllm.units import significant
 
 _HERE = Path(__file__).parent
 #: In this order, in one scope.
@@ -54,6 +53,7 @@ def page(table: StudyTable, measurements: Sequence[Measurement]) -> str:
         version=__version__,
         num_cut=max((len(section.rows) - _MOST_ROWS for section in table.sections), default=0),
         sections=section_views(shown, notes),
+        rank_changes=section_views(_cut(table.rank_changes), notes, prefix="r"),
         budgets=section_views(_cut(table.budgets), notes, prefix="b"),
         details=section_views(full.sections, detail_notes, prefix="d"),
         claims=claim_views(full),
@@ -62,7 +62,7 @@ def page(table: StudyTable, measurements: Sequence[Measurement]) -> str:
         detail_notes=detail_notes,
         verdict=[_lead(sentence) for sentence in table.verdict],
         legend=marks.LEGEND,
-        sanity={name: significant(value) for name, value in table.sanity.items()},
+        sanity=marks.sanity_texts(table.sanity),
         records=sorted(measurements, key=lambda m: m.started_at)[:_MOST_RECORDS],
         num_records=len(measurements),
         style=(_HERE / "page.css").read_text(encoding="utf-8"),

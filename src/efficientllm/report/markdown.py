@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from efficientllm.analysis.table import Cell, Column, Row, Section, StudyTable
 from efficientllm.report import marks
 from efficientllm.report.marks import Footnotes
-from efficientllm.units import significant
 
 _MOST_LEFT_OUT = 10
 
@@ -24,7 +23,7 @@ def markdown(table: StudyTable) -> str:
     title = f": {escape(table.title)}" if table.title else ""
     lines = [f"## {escape(table.study)}{title}", ""]
     lines += [f"- {escape(sentence)}" for sentence in table.verdict]
-    for section in (*table.sections, *table.budgets):
+    for section in (*table.sections, *table.budgets, *table.rank_changes):
         lines += ["", *_section(section, notes)]
     lines += ["", *_notes(table, notes)]
     return "\n".join(lines).rstrip() + "\n"
@@ -86,9 +85,7 @@ def _notes(table: StudyTable, notes: Footnotes) -> Iterator[str]:
         yield f"<sup>{number}</sup> {escape(reason)}  "
     yield ""
     yield from (f"- {escape(text)}" for text in marks.LEGEND)
-    if table.sanity:
-        said = ", ".join(f"{name} {significant(value)}" for name, value in table.sanity.items())
-        yield f"- bits/byte of the same text by simple models: {escape(said)}"
+    yield from (f"- {escape(text)}" for text in marks.sanity_texts(table.sanity))
     yield from (f"- {escape(choice)}" for choice in table.choices)
     yield from (f"- {escape(environment)}" for environment in table.environments)
     yield from (f"- caution {escape(caution.code)}: {escape(caution.text)}" for caution in table.cautions)

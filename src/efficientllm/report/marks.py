@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from efficientllm.analysis.catalogue import group_of
-from efficientllm.analysis.table import Cell, Column, Row
+from efficientllm.analysis.table import Cell, Column, Row, Sanity
 from efficientllm.analysis.words import where
 from efficientllm.units import count_text, percent_text, quantity_text, significant
 
@@ -54,6 +54,26 @@ class Footnotes:
         return str(self.number(reason)).translate(_SUPERSCRIPTS)
 
 
+def sanity_text(sanity: Sanity, *, alone: bool) -> str:
+    """Say what simple models make of a text; of several texts also which one, and whom it judges.
+
+    >>> lines = Sanity(text="stdlib", stages=("pretrain", "inference"), bits_per_byte={"bz2": 2.1, "unigram": 2.84})
+    >>> sanity_text(lines, alone=True)
+    'bits/byte of the same text by simple models: bz2 2.10, unigram 2.84'
+    >>> sanity_text(lines, alone=False)
+    'bits/byte of stdlib by simple models (for pretrain, inference): bz2 2.10, unigram 2.84'
+    """
+    said = ", ".join(f"{name} {significant(value)}" for name, value in sanity.bits_per_byte.items())
+    if alone:
+        return f"bits/byte of the same text by simple models: {said}"
+    return f"bits/byte of {sanity.text} by simple models (for {', '.join(sanity.stages)}): {said}"
+
+
+def sanity_texts(sanities: Sequence[Sanity]) -> list[str]:
+    """Return a line for each text."""
+    return [sanity_text(sanity, alone=len(sanities) == 1) for sanity in sanities]
+
+
 def figure_text(column: Column, value: float) -> str:
     """Write a figure as its column's cells show it; what the heading says already (a token) is left out.
 
@@ -62,7 +82,7 @@ def figure_text(column: Column, value: float) -> str:
     >>> figure_text(Column(key="bits_per_byte", title="Bits/byte", unit="bits/byte"), 2.3123)
     '2.312'
     """
-    digits = 4 if group_of(column.key) == "quality" or column.unit == "nats/token" else 3
+    digits = 4 if group_of(column.key) == "quality" or column.unit in ("nats/token", "bits/byte") else 3
     text = quantity_text(value, column.unit, digits)
     _, _, per = column.unit.partition("/")
     return text.removesuffix(f"/{per}") if per and column.title.lower().endswith(f"/{per}") else text

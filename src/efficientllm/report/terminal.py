@@ -21,7 +21,6 @@ from efficientllm.analysis.table import Cell, Column, Row, Section, StudyTable
 from efficientllm.report import marks
 from efficientllm.report.marks import Footnotes
 from efficientllm.report.printer import Printer
-from efficientllm.units import significant
 
 _STYLES = {"better": "green", "worse": "red", "equivalent": "cyan", "unresolved": "yellow"}
 _GAP = "  "
@@ -52,7 +51,8 @@ def print_table(table: StudyTable, console: Console) -> None:
     for sentence in table.verdict:
         page.item(sentence)
     notes = Footnotes()
-    for sections in (table.sections, table.budgets):  # apart: long headings of the one would widen the other
+    # apart: long headings of the one would widen the other
+    for sections in (table.sections, table.budgets, table.rank_changes):
         for lines in _blocks(sections, notes, console):
             page.line(lines)
     page.line(Text())
@@ -65,9 +65,8 @@ def _print_notes(table: StudyTable, page: Printer) -> None:
     if any(row.cells for section in table.sections for row in section.rows):
         for text in marks.LEGEND:
             page.item(text, style="dim", bullet="")
-    if table.sanity:
-        said = ", ".join(f"{name} {significant(value)}" for name, value in table.sanity.items())
-        page.item(f"bits/byte of the same text by simple models: {said}", style="dim", bullet="")
+    for text in marks.sanity_texts(table.sanity):
+        page.item(text, style="dim", bullet="")
     for choice in table.choices:
         page.item(choice, style="dim", bullet="")
     for environment in table.environments:

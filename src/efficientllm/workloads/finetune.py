@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -54,6 +55,7 @@ def run(job: Job) -> None:
     for name, value in told.figures.items():
         recorder.figure(name, value)
     load_method(settings.method)  # what a library takes is no memory of its method
+    load_training()
     recorder.baseline_memory()
     with recorder.phase("load"):
         decoder = _decoder(job, settings, folder, prepared)
@@ -62,12 +64,13 @@ def run(job: Job) -> None:
         loop = TrainLoop(decoder, settings, batches, device, job.ranks, rate_factor=attached.rate_factor)
     tell_held(job, "loaded_bytes")
     _tell_parts(job, settings, decoder, attached)
-    resuming = Resuming(job, loop, prepared)
     copy_cards(recorder, settings)
     with loop.autocast():
         dtype = getattr(torch, settings.dtype)
         recorder.model(facts(decoder, dtype.itemsize, settings.sequence_tokens, trains_in=dtype))
     before = _remembered(job, loop, prepared, "forgetting_before", folder)
+    torch.manual_seed(job.trial.seed)  # of dropout
+    resuming = Resuming(job, loop, text.facts)  # puts the weights where a stopped run left them: after `before`
     looked = batch_rows(text.looked_at, settings.sequence_tokens) if text.looked_at else None
     train(job, loop, looked, resuming)
     after = _remembered(job, loop, prepared, "forgetting_after", folder)
@@ -78,6 +81,11 @@ def run(job: Job) -> None:
     else:
         Judge(decoder, settings, device, loop.autocast, prepared.tokenizer, recorder).judge(told.heldout)
     _keep(job, settings, decoder, attached, prepared, folder)
+
+
+def load_training() -> None:
+    """Load what any optimiser would at its first step, and what peft loads earlier: it is no memory of one method."""
+    importlib.import_module("torch._dynamo")
 
 
 def _decoder(job: Job, settings: FinetuneSettings, folder: Path | None, prepared: Prepared) -> Decoder:

@@ -55,7 +55,7 @@ def run(job: Job) -> None:
         loop = TrainLoop(decoder, settings, batches, device, job.ranks)
     tell_prediction(job, prepared.tokenizer.vocab_tokens)
     tell_held(job, "loaded_bytes")
-    resuming = Resuming(job, loop, prepared)
+    resuming = Resuming(job, loop, prepared.facts)
     copy_cards(recorder, settings)
     with loop.autocast():
         dtype = getattr(torch, settings.dtype)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import time
 from contextlib import AbstractContextManager
 
-from efficientllm.data.prepare import Prepared
 from efficientllm.errors import ResultsError
+from efficientllm.records.measurement import DataFacts
 from efficientllm.training.checkpoint import Checkpoints, State
 from efficientllm.training.curve_log import CurveLog
 from efficientllm.training.loop import TrainLoop
 from efficientllm.units import seconds_text
 from efficientllm.workloads._contract import Job, OpenWindow
+
+#: What else a run of instructions depends on: word -> detail of its text.
+_OF_INSTRUCTIONS = {"instructions": "samples_sha256", "chat template": "chat_template_sha256"}
 
 
 class Resuming:
@@ -20,10 +23,10 @@ class Resuming:
     Args:
         job: the run.
         loop: a loop that has taken no step; it is put where the newest checkpoint was.
-        prepared: its text.
+        text: identity of all that it reads.
     """
 
-    def __init__(self, job: Job, loop: TrainLoop, prepared: Prepared) -> None:
+    def __init__(self, job: Job, loop: TrainLoop, text: DataFacts) -> None:
         self._recorder, self._loop, self._log = job.recorder, loop, CurveLog()
         self._every = loop.settings.checkpoint_every
         self._checkpoints: Checkpoints | None = None
@@ -32,8 +35,9 @@ class Resuming:
             origin = {
                 "trial": job.trial.id,
                 "environment": job.environment,
-                "corpus": prepared.facts.corpus_sha256,
-                "tokenizer": prepared.facts.tokenizer_sha256,
+                "corpus": text.corpus_sha256,
+                "tokenizer": text.tokenizer_sha256,
+                **{word: text.details[key] for word, key in _OF_INSTRUCTIONS.items() if key in text.details},
             }
             self._checkpoints = Checkpoints(job.checkpoints, origin)
             with job.recorder.phase("resume"):

@@ -5,12 +5,12 @@ A new metric needs no new run and no edit elsewhere: one file here that ends wit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
-from efficientllm.analysis.table import Column
+from efficientllm.analysis.table import Cell, Column
 from efficientllm.records.measurement import Measurement
 from efficientllm.records.window import Window
 
@@ -32,6 +32,8 @@ class Absent:
 
 Plain = Callable[[Measurement, Window], float | Absent]
 Against = Callable[[Measurement, Window, Measurement], float | Absent]
+#: A row's cell, and the records and windows behind it -> why the figure is one of no skill at all, or empty.
+Floor = Callable[[Cell, Sequence[tuple[Measurement, Window]]], str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +52,7 @@ class MetricEntry:
         order: place within its group.
         judges: the word of a card's claims that this metric judges, where the headline of the group does not: a
             technique that "costs compute" does more arithmetic, whatever its utilisation.
+        floor: tells whether a row is at this metric's floor; such a cell has no value, but the reason.
     """
 
     column: Column
@@ -62,6 +65,7 @@ class MetricEntry:
     margin: float = 0.02
     order: int = 50
     judges: str = ""
+    floor: Floor | None = None
 
     def column_for(self, window: str) -> Column:
         """Return the column as a table of this window heads it."""

@@ -56,17 +56,6 @@ def figure_of_trial(measurement: Measurement, name: str) -> float | Absent:
     return Absent(measurement.absent.get(name) or f"{name} was not recorded") if value is None else value
 
 
-def share_above_zero(measurement: Measurement, window: Window, figure: str, number: str) -> float | Absent:
-    """Return a share of so many items; none right at all is the floor of free answers, whose chance is zero."""
-    share, items = find_figure(measurement, window, figure), find_figure(measurement, window, number)
-    if isinstance(share, Absent) or isinstance(items, Absent):
-        return share if isinstance(share, Absent) else items
-    right = round(share * items)
-    if right == 0:
-        return Absent(f"at_floor: 0 of {items:.0f} are right, which zero right ones would explain too")
-    return share
-
-
 def why_absent(measurement: Measurement, window: Window, name: str) -> Absent:
     """Return the recorded reason for a quantity's absence, the window's own first."""
     return Absent(window.absent.get(name) or measurement.absent.get(name) or f"{name} was not recorded")
