@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from efficientllm.analysis.leaderboard import study_table
 from efficientllm.analysis.select import counts
+from efficientllm.physics import learning
 from efficientllm.physics.finding import Datasheet
 from efficientllm.physics.judge import findings, judge
 from efficientllm.records.environment import DeviceInfo
@@ -17,7 +18,7 @@ from efficientllm.records.examples import example_measurement, example_trial
 from efficientllm.records.measurement import Ceilings, Measurement
 from efficientllm.records.protocol import Protocol
 from efficientllm.records.series import Series
-from efficientllm.records.settings import InferenceSettings, PretrainSettings
+from efficientllm.records.settings import FinetuneSettings, InferenceSettings, PretrainSettings
 from efficientllm.records.trial import make_trial
 from efficientllm.records.window import Work
 
@@ -276,3 +277,15 @@ def replace_sheet(**fields) -> Datasheet:
 def test_a_window_too_short_for_its_counter_is_not_told_that_power_disagrees():
     figures = {"cross_check_ratio": -0.12, "energy_resolution_j": 40.0}
     assert "energy_power_gap" not in {finding.code for finding in findings(measured(figures=figures))}
+
+
+def test_responses_may_be_told_for_nothing_and_what_was_pretrained_may_be_forgotten_altogether():
+    def found(name, bits, settings=None):
+        figures = {"heldout_bits_per_byte": bits, "heldout_tokens": 100.0, "heldout_bytes": 200.0}
+        record = example_measurement(trial=example_trial(settings), window=name, figures=figures)
+        return learning.bits_per_byte_are_possible(record, record.windows[0])
+
+    assert found("quality", 0.001) and not found("quality", 0.001, FinetuneSettings())
+    assert found("quality", math.nan, FinetuneSettings()) and found("quality", 40.0, FinetuneSettings())
+    assert found("forgetting_before", 40.0, FinetuneSettings())
+    assert not found("forgetting_after", 40.0, FinetuneSettings())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from efficientllm.physics.finding import Finding, impossible
+from efficientllm.records.finetune_settings import FinetuneSettings
 from efficientllm.records.measurement import Measurement
 from efficientllm.records.model_settings import ModelSettings
 from efficientllm.records.settings import PretrainSettings, VerifySettings
@@ -58,12 +59,18 @@ def first_loss_is_ignorant(measurement: Measurement, window: Window) -> list[Fin
 
 
 def bits_per_byte_are_possible(measurement: Measurement, window: Window) -> list[Finding]:
-    """Held-out bits per byte are neither those of a leak nor worse than guessing (`bits_per_byte_absurd`)."""
+    """Held-out bits per byte are neither those of a leak nor worse than guessing (`bits_per_byte_absurd`).
+
+    Responses to instructions have no least: a prompt may say all of its response (copying), and a model that has
+    learned the task tells it for nothing. What was pretrained may be forgotten without limit by fine-tuning.
+    """
     bits = window.figures.get("heldout_bits_per_byte")
     if bits is None:
         return []
     bz2 = measurement.figures.get("bz2_bits_per_byte", 0.0)
-    least, most = max(_BPB_LEAST, _BPB_OF_BZ2 * bz2), _worst_bits(measurement, window)
+    told = isinstance(measurement.trial.settings, FinetuneSettings) and window.name == "quality"
+    least = 0.0 if told else max(_BPB_LEAST, _BPB_OF_BZ2 * bz2)
+    most = math.inf if window.name == "forgetting_after" else _worst_bits(measurement, window)
     if not math.isfinite(bits) or bits < least:
         text = f"{bits:.3g} bits/byte on unseen text; below {least:.2g} the model has seen its answers"
         return impossible(window, "bits_per_byte_absurd", text)
