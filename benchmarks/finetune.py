@@ -22,6 +22,7 @@ _SMOKE = "--smoke" in sys.argv
 _DEVICE = "cpu" if _SMOKE else "cuda"
 _SEQUENCE, _VOCABULARY, _RANK = (32, 512, 4) if _SMOKE else (2048, 151_936, 64)
 _CAP = {"cap_bytes": 24e9, "activation_checkpointing": "full"}
+_PACKED, _SAMPLE = ("flash", "mask"), 256
 _WIDTHS = (10, 7, 8, 6, 9, 10, 10, 8, 9, 11, 9)
 
 
@@ -34,7 +35,8 @@ class Case:
         rows: of a step.
         method: its name; a peer has `full` and what `peft.LoraConfig` can be told.
         options: of the method, `dropout` also of a peer.
-        settings: of ours; `compile` also of the plain loop; `cap_bytes`: most that the allocator may hold.
+        settings: of ours; `compile` also of the plain loop; `cap_bytes`: most that the allocator may hold;
+            `packed_rows`: samples of 256 tokens in each row, kept apart by `flash` attention or by a `mask`.
         seconds: how long it takes at most, with compilation.
     """
 
@@ -73,6 +75,7 @@ def cases() -> list[Case]:
         for who in ("loop", "ours"):
             seconds = slow + 110 if who == "loop" else slow
             found.append(Case(who, size, rows, "lora", {"dropout": 0.1}, compiled, seconds))
+    found += [Case("ours", "1.5b", 4, "lora", settings={"packed_rows": x, **compiled}, seconds=45) for x in _PACKED]
     packed = {"base_precision": "nf4"}
     found += [Case("ours", "14b", 1, method, settings=compiled, seconds=80) for method in ("lora", "rslora")]
     found.append(Case("ours", "14b", 1, "lora", settings={**packed, **compiled}, seconds=90))
@@ -115,6 +118,7 @@ def ours(case: Case) -> tuple[Any, Any, Any, dict[str, Any]]:
     if "cap_bytes" in told:
         share = told.pop("cap_bytes") / torch.cuda.get_device_properties(0).total_memory
         torch.cuda.set_per_process_memory_fraction(share)
+    packed_rows = told.pop("packed_rows", None)
     if "base_precision" in told:
         told["base_precision"] = Choice(name=told["base_precision"])
     takes_rank = "rank" in inspect.signature(registry.load("method", case.method).attach).parameters
@@ -132,9 +136,29 @@ def ours(case: Case) -> tuple[Any, Any, Any, dict[str, Any]]:
     decoder.train()
     text = RandomText(_VOCABULARY)
     batches = StepTokens(text, settings, device.torch_device(), 0)  # type: ignore[arg-type] # has what the loop reads
+    if packed_rows:
+        _pack(batches, packed_rows)
     loop = TrainLoop(decoder, settings, batches, device)
     counts = facts(decoder, 2, _SEQUENCE, trains_in=torch.bfloat16)
     return loop.step, counts, None, {"parameters_trained": counts.parameters_trained}
+
+
+def _pack(batches: Any, way: str) -> None:
+    """Let each row be samples one after another."""
+    from dataclasses import replace as changed
+
+    import torch
+
+    plain = batches.sent
+
+    def sent(step: int) -> Any:
+        found = plain(step)
+        rows, length = found[0].tokens.shape
+        ids = (torch.arange(length, device=_DEVICE) // _SAMPLE).int().expand(rows, -1)
+        most = rows * -(-length // _SAMPLE) if way == "flash" else 0
+        return [changed(batch, sequence_ids=ids, most_sequences=most) for batch in found]
+
+    batches.sent = sent
 
 
 def peer(case: Case) -> tuple[Any, None, None, dict[str, Any]]:
