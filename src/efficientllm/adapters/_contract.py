@@ -34,6 +34,10 @@ class Attached(ABC):
         """Return by how much a trained parameter's learning rate differs from the settings' (LoRA+)."""
         return 1.0
 
+    def held_bytes(self) -> float:
+        """Return the bytes that the method holds beside the decoder's own tensors."""
+        return 0.0
+
     @abstractmethod
     def save(self, folder: Path, base: str = "") -> None:
         """Write what was trained into a folder, with all that `load` needs; `base` names the model it belongs to."""

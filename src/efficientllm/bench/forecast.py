@@ -20,7 +20,7 @@ from efficientllm.data.cache import key_of, read_record, write_record
 from efficientllm.records.environment import DeviceInfo, Environment
 from efficientllm.records.measurement import Measurement
 from efficientllm.records.prediction import MemoryPrediction
-from efficientllm.records.settings import PretrainSettings
+from efficientllm.records.settings import FinetuneSettings, PretrainSettings
 from efficientllm.records.trial import Trial
 from efficientllm.records.window import Caution
 from efficientllm.units import bytes_text
@@ -37,7 +37,7 @@ _NOT_TRIED = Caution(
 class Question(msgspec.Struct, frozen=True, kw_only=True):
     """One run, and the device that it is meant for."""
 
-    settings: PretrainSettings
+    settings: PretrainSettings | FinetuneSettings
     device: str
     capacity_bytes: int
 
@@ -45,7 +45,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
 def forecasts(
     trials: Sequence[Trial], environments: Mapping[str, Environment], info: DeviceInfo, cache: Path
 ) -> dict[str, MemoryPrediction]:
-    """Return trial -> prediction, for the trials that train from scratch.
+    """Return trial -> prediction, for the trials that train.
 
     Args:
         trials: of a plan.
@@ -56,7 +56,7 @@ def forecasts(
     questions: dict[str, Question] = {}
     keys: dict[str, str] = {}
     for trial in trials:
-        if isinstance(trial.settings, PretrainSettings):
+        if isinstance(trial.settings, PretrainSettings | FinetuneSettings):
             question = Question(settings=trial.settings, device=info.kind, capacity_bytes=info.capacity_bytes)
             key = key_of(environments[trial.id].id, msgspec.to_builtins(question))
             keys[trial.id], questions[key] = key, question

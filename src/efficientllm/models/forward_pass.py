@@ -34,6 +34,7 @@ class ForwardPass:
         kernels: whether Triton's kernels are used there.
         rotates, biases_scores: what the position encoding does in attention.
         turns_part: whether it turns a part of each head, and so copies heads into an order of their own.
+        packed: whether rows hold several sequences that do not see each other.
     """
 
     rows: int
@@ -48,6 +49,7 @@ class ForwardPass:
     rotates: bool = False
     biases_scores: bool = False
     turns_part: bool = False
+    packed: bool = False
 
     @property
     def num_tokens(self) -> int:

@@ -16,6 +16,7 @@ class MemoryPrediction(msgspec.Struct, frozen=True, kw_only=True):
         weights_bytes, gradients_bytes, optimizer_bytes, activations_bytes, logits_bytes: the parts at this moment.
         why_not: why nothing was predicted; the parts say nothing then.
         standing_bytes: weights, gradients and the optimiser's state as they are before the optimiser's step.
+        at_least: what is not counted, where the parts are less than what it will take; empty where they are all.
         remedy: what would make it fit, where it does not: settings as a recipe names them.
     """
 
@@ -27,6 +28,7 @@ class MemoryPrediction(msgspec.Struct, frozen=True, kw_only=True):
     logits_bytes: float = 0.0
     standing_bytes: float = 0.0
     why_not: str = ""
+    at_least: str = ""
     remedy: str = ""
 
     def parts(self) -> dict[str, float]:
