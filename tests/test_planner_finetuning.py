@@ -106,7 +106,11 @@ def alive(settings):
     """The most bytes that are alive in the second step."""
     loop, attached = loop_of(settings)
     with Live() as live:
-        for tensor in (*loop.decoder.parameters(), *loop.decoder.buffers(), *getattr(attached, "_initial", {}).values()):
+        for tensor in (
+            *loop.decoder.parameters(),
+            *loop.decoder.buffers(),
+            *getattr(attached, "_initial", {}).values(),
+        ):
             live.see(tensor)
         batch = loop._batches.of(0)[0]
         for tensor in (batch.tokens, batch.targets, batch.sequence_ids):

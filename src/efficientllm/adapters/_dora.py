@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from efficientllm.adapters._low_rank import LowRank
-from efficientllm.models.forward_pass import ForwardPass
 
 
 class Dora(LowRank):
@@ -54,10 +53,6 @@ class Dora(LowRank):
         pieces.append(norm.new_ones(base.out_features - row))
         scaled: Tensor = _Scaled.apply(out, torch.cat(pieces), base.bias)  # type: ignore[no-untyped-call]
         return scaled
-
-    def made_bytes(self, base: nn.Linear, ahead: ForwardPass) -> float:
-        """Return the gradient of the sum, and eager its product with the result."""
-        return ahead.numbers((1 if ahead.compiled else 2) * base.out_features)
 
     @torch.no_grad()
     def _norm(self, base: nn.Linear) -> Tensor:

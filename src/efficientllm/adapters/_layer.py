@@ -113,10 +113,14 @@ class AdaptedLinear(nn.Module):
         return ahead.numbers(self.out_features) if keeps and not reads else 0.0
 
     def made_bytes(self, ahead: ForwardPass) -> float:
-        """Return what the backward pass makes for this layer alone: a packed matrix anew, and what adapters need."""
+        """Return what the backward pass makes for this layer alone: a packed matrix anew, and what adapters need.
+
+        The part counts gradients that are not there at the same time, of what goes into or comes out of this layer.
+        """
         matrix = self.in_features * self.out_features * ahead.dtype_bytes
-        packed = float(matrix) if isinstance(self.base, PackedLinear) else 0.0
-        return packed + (0.0 if self.fast is None else self.fast.made_bytes(self.base, ahead))
+        made = float(matrix) if isinstance(self.base, PackedLinear) else 0.0
+        made += 0.0 if self.fast is None else self.fast.made_bytes(self.base, ahead)
+        return max(0.0, made - ahead.numbers(max(self.in_features, self.out_features)))
 
     def uncounted(self) -> str:
         """Return what of the layer is not counted in the bytes above; empty if all is."""

@@ -64,13 +64,13 @@ class Block(nn.Module):
 
         Args:
             ahead: the pass.
-            begins: whether nothing is trained before this layer: what comes in then needs no gradient.
+            begins: whether nothing is trained before this layer: what comes in then needs no gradient. (If its mixer
+                has nothing to learn either, less is kept than is counted.)
         """
         width = self.mixer.shape.width
-        kept = 2 * norm_bytes(self.mixer_norm, ahead)
-        if begins and not trained_bytes(self.mixer_norm):
-            kept -= (2 if self.parallel else 1) * norm_bytes(self.mixer_norm, ahead)
-        elif self.parallel:  # both norms read the same
+        first = norm_bytes(self.mixer_norm, ahead, begins=begins)
+        kept = first + norm_bytes(self.mlp_norm, ahead, begins=begins and self.parallel)
+        if self.parallel and first:  # both norms read the same
             kept -= ahead.residuals(width)
         if ahead.compiled and not self.parallel:  # then it is the mixer's own result that is kept
             kept += ahead.numbers(width) - ahead.residuals(width)
@@ -90,7 +90,8 @@ class Block(nn.Module):
         First the mlp's, then the mixer's; by then what the mlp kept is gone and the gradients of its weights are there.
         """
         width = self.mixer.shape.width
-        flowing = ahead.residuals(width) + ahead.numbers(width)  # gradient of the stream, and of what is added to it
+        # The gradient of the stream, and where that has another type of what is added to it.
+        flowing = ahead.residuals(width) + (ahead.numbers(width) if ahead.autocast else 0.0)
         around = self._around_mlp(ahead)
         again = around if ahead.recomputes else 0.0
         given_back = self.mlp.saved_bytes(ahead) + (0.0 if ahead.recomputes else around)

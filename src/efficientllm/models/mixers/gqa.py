@@ -145,7 +145,11 @@ class GroupedQueryAttention(Mixer):
     def _norm_bytes(self, ahead: ForwardPass) -> float:
         """Return what the norms of queries and keys keep: statistics, and eager what went in."""
         normed = self.q_rows + self.kv_rows
-        inputs = 0.0 if ahead.compiled else ahead.norm_inputs(normed, ahead.dtype_bytes)
+        inputs = (
+            0.0
+            if ahead.compiled
+            else ahead.norm_inputs(normed, ahead.dtype_bytes, gradients=1 + self.q_norm.weight.requires_grad)
+        )
         heads = self.shape.num_heads + self.shape.num_kv_heads
         return inputs + ahead.floats(heads)
 

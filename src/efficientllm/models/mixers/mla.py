@@ -122,7 +122,9 @@ class MultiHeadLatentAttention(Mixer):
         kept += attention_bytes(ahead, heads, heads * widest)
         copies = not (ahead.compiled or ahead.accelerator or ahead.dtype_bytes == FLOAT)
         # What the latent's norm keeps: the projections, of which the latent is a view; or copies (see `norm_inputs`).
-        kept += ahead.norm_inputs(self.latent_rank, ahead.dtype_bytes) if copies else ahead.numbers(sum(self.parts))
+        gradients = 1 + self.latent_norm.weight.requires_grad
+        inputs = ahead.norm_inputs(self.latent_rank, ahead.dtype_bytes, gradients=gradients)
+        kept += inputs if copies else ahead.numbers(sum(self.parts))
         return kept + ahead.floats(1)
 
     def working_bytes(self, ahead: ForwardPass) -> float:
