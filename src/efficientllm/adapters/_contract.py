@@ -63,9 +63,11 @@ class MethodEntry:
         card: the technique's claim.
         attach: `attach(decoder, **options)` changes the decoder; its keyword parameters are the options a recipe can
             set. Random numbers are drawn from torch's state, which the caller has seeded.
+        alike: whether it does the same to all layers of a model, so that one of them tells what each takes.
         over_packed: why the method cannot be used over a base of low precision; empty if it can.
     """
 
     card: Card
     attach: Callable[..., Attached]
     over_packed: str = ""
+    alike: bool = True

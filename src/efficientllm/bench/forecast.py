@@ -109,7 +109,8 @@ def too_large(prediction: MemoryPrediction, info: DeviceInfo) -> str:
     if prediction.why_not or not capacity_bytes or prediction.peak_bytes <= _MARGIN * capacity_bytes:
         return ""
     parts = ", ".join(f"{name} {bytes_text(size)}" for name, size in prediction.parts().items() if size)
-    needs = f"predicted: needs {bytes_text(prediction.peak_bytes)} of {bytes_text(capacity_bytes)} ({parts})"
+    least = "at least " if prediction.at_least else ""
+    needs = f"predicted: needs {least}{bytes_text(prediction.peak_bytes)} of {bytes_text(capacity_bytes)} ({parts})"
     if prediction.standing_bytes > capacity_bytes:
         needs += f"; weights, gradients and the optimiser's state alone take {bytes_text(prediction.standing_bytes)}"
     fits = f"it would fit with {prediction.remedy}" if prediction.remedy else "nothing that can be set makes it fit"

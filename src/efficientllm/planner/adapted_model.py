@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +11,7 @@ import msgspec
 import torch
 from msgspec.structs import replace
 
-from efficientllm.adapters.attach import attach
+from efficientllm.adapters.attach import attach, load_method
 from efficientllm.models.assemble import assemble
 from efficientllm.models.checkpoint import describe
 from efficientllm.models.decoder import Decoder
@@ -22,16 +23,23 @@ from efficientllm.records.model_settings import ModelSettings
 
 
 class AdaptedModel(NamedTuple):
-    """A decoder with a method, and the bytes that the method holds besides."""
+    """A decoder of all layers or of one, with a method.
+
+    Attributes:
+        decoder: the decoder.
+        num_layers: layers of the one that is meant.
+        held_bytes: what the method holds besides, for all layers.
+    """
 
     decoder: Decoder
+    num_layers: int
     held_bytes: float
 
 
 def adapted_model(settings: FinetuneSettings, vocab_tokens: int) -> AdaptedModel | str:
     """Return the model of a run, or why it is not known before the run.
 
-    All layers are there: a method may train the last ones only, or a user's configuration name some.
+    All layers are there where they are not alike: a method may train the last ones only, or be told some by name.
 
     Args:
         settings: of the run.
@@ -63,9 +71,12 @@ def _made(encoded: bytes, vocab_tokens: int) -> AdaptedModel | str:
     if isinstance(form, str):
         return form
     shape, parts = form
-    decoder = assemble(shape, parts, device="meta", dtype=getattr(torch, settings.weights_dtype))
+    method = settings.method
+    alike = load_method(method).alike and "." not in str(method.options.get("targets", ""))
+    built = dataclasses.replace(shape, num_layers=1) if alike else shape
+    decoder = assemble(built, parts, device="meta", dtype=getattr(torch, settings.weights_dtype))
     attached = attach(decoder, settings, seed=0)
-    return AdaptedModel(decoder, attached.held_bytes())
+    return AdaptedModel(decoder, shape.num_layers, attached.held_bytes() * shape.num_layers / built.num_layers)
 
 
 def _form(settings: FinetuneSettings, vocab_tokens: int) -> tuple[Shape, ModelSettings] | str:

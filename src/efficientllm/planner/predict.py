@@ -39,7 +39,7 @@ def predict_training(settings: TrainingSettings, vocab_tokens: int, device: str)
         found = adapted_model(settings, vocab_tokens)
         if isinstance(found, str):
             return MemoryPrediction(why_not=found)
-        return predict_for(found.decoder, found.decoder.shape.num_layers, settings, device, found.held_bytes)
+        return predict_for(found.decoder, found.num_layers, settings, device, found.held_bytes)
     decoder, num_layers = one_layer(settings, vocab_tokens)
     return predict_for(decoder, num_layers, settings, device)
 

@@ -43,10 +43,13 @@ class MemoryPrediction(msgspec.Struct, frozen=True, kw_only=True):
     def figures(self) -> dict[str, float]:
         """Return the figures of a record: `predicted_weights_bytes` …, and their sum `predicted_peak_bytes`.
 
+        Where not all is counted, `predicted_lower_bound` says so.
+
         >>> MemoryPrediction(weights_bytes=4.0, logits_bytes=1.0).figures()["predicted_peak_bytes"]
         5.0
         """
         if self.why_not:
             return {}
         named = {f"predicted_{name}_bytes": size for name, size in self.parts().items()}
-        return {**named, "predicted_peak_bytes": self.peak_bytes}
+        bound = {"predicted_lower_bound": 1.0} if self.at_least else {}
+        return {**named, **bound, "predicted_peak_bytes": self.peak_bytes}
