@@ -223,7 +223,7 @@ def test_bytes_that_a_cache_may_serve_prove_nothing():
 
 def test_a_step_that_kept_too_little_is_told_with_what_is_missing_and_what_that_may_mean():
     reason = judge(IMPOSSIBLE["memory_below_kept"][0], SHEET).reason
-    assert "43 %" in reason and "activations 13.0 GiB" in reason and "logits" not in reason
+    assert "42.6 %" in reason and "activations 13.0 GiB" in reason and "logits" not in reason
     assert "backward pass" in reason and "compiler" in reason and "saved_bytes" in reason
 
 

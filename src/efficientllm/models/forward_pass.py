@@ -77,7 +77,7 @@ class ForwardPass:
         """Return what an eager RMSNorm inside a mixer keeps of so many numbers a token that come in this size.
 
         The fused kernel keeps what comes in. Torch's chain of operations on a processor, where it is not ours (numbers
-        that are not float32), keeps a float32 copy for each of the gradients that are wanted: of what came in, of the gain.
+        that are not float32), keeps a float32 copy for each gradient that is wanted: of what came in, of the gain.
         """
         if self.accelerator or given_bytes == FLOAT:
             return per_token * self.num_tokens * given_bytes

@@ -30,7 +30,7 @@ def kept_for_the_backward_pass(measurement: Measurement, window: Window) -> list
         return []
     parts = {name: measurement.figures.get(f"predicted_{name}_bytes", 0.0) for name in _KEPT}
     kept_bytes = sum(parts.values())
-    if settings.offload == "weights" or peak_bytes >= (1 - _MARGIN) * kept_bytes:
+    if not kept_bytes or settings.offload == "weights" or peak_bytes >= (1 - _MARGIN) * kept_bytes:
         return []
     told = ", ".join(f"{name} {bytes_text(size)}" for name, size in parts.items() if size)
     text = (
