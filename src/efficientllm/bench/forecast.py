@@ -18,9 +18,10 @@ import msgspec
 
 from efficientllm.data.cache import key_of, read_record, write_record
 from efficientllm.records.environment import DeviceInfo, Environment
+from efficientllm.records.finetune_settings import FinetuneSettings
 from efficientllm.records.measurement import Measurement
 from efficientllm.records.prediction import MemoryPrediction
-from efficientllm.records.settings import FinetuneSettings, PretrainSettings
+from efficientllm.records.settings import PretrainSettings
 from efficientllm.records.trial import Trial
 from efficientllm.records.window import Caution
 from efficientllm.units import bytes_text

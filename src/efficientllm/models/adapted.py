@@ -19,7 +19,7 @@ def input_width(layer: nn.Module) -> int:
     if hasattr(layer, "input_width"):
         kept: int = layer.input_width()  # type: ignore[operator]
         return kept
-    return layer.in_features if layer.weight.requires_grad else 0  # type: ignore[return-value, union-attr]
+    return layer.in_features if layer.weight.requires_grad else 0  # type: ignore[return-value]
 
 
 def has_factors(layer: nn.Module) -> bool:

@@ -66,7 +66,8 @@ def norm_bytes(norm: nn.Module, ahead: ForwardPass, *, begins: bool = False) -> 
         ahead: the pass.
         begins: whether what comes in needs no gradient.
     """
-    width, gradients = norm.weight.numel(), norm.weight.requires_grad + (not begins)  # type: ignore[operator]
+    gain: Any = norm.weight
+    width, gradients = gain.numel(), int(gain.requires_grad) + int(not begins)
     if not gradients:
         return 0.0
     if isinstance(norm, LayerNorm) or ahead.compiled:

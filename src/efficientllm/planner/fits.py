@@ -72,7 +72,9 @@ def _levers(settings: TrainingSettings, device: str) -> Iterator[tuple[str, Trai
     if settings.weights_dtype == "float32":
         yield "weights_dtype=bfloat16 dtype=bfloat16", replace(settings, weights_dtype="bfloat16", dtype="bfloat16")
     tunes = isinstance(settings, FinetuneSettings)
-    if tunes and settings.base_precision is None:  # of a method that cannot have it, the prediction is refused
+    if (
+        isinstance(settings, FinetuneSettings) and settings.base_precision is None
+    ):  # of a method that cannot have it, the prediction is refused
         yield "base_precision=nf4", replace(settings, base_precision=Choice(name="nf4"))
     if device == "cpu":
         return

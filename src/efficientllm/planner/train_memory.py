@@ -119,6 +119,7 @@ class _Step:
         return ahead.num_tokens * _TOKEN_BYTES + ids + mask + self.decoder.position.saved_bytes(ahead)
 
     def of_all_layers(self) -> float:
+        """Return what all layers keep, and what belongs to none of them."""
         return self._shared() + (self.num_kept * self.incoming if self.again else self.saved_all)
 
     def _work(self) -> float:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from efficientllm.adapters._contract import Attached
 from efficientllm.planner.predict import predict_for, predict_training
+from efficientllm.records.finetune_settings import FinetuneSettings
 from efficientllm.records.prediction import MemoryPrediction
-from efficientllm.records.settings import FinetuneSettings, PretrainSettings
+from efficientllm.records.settings import PretrainSettings
 from efficientllm.workloads._contract import Job
 
 
