@@ -96,7 +96,7 @@ def _others() -> list[str]:
 
 
 def ours(case: Case) -> tuple[Any, Any, Any, dict[str, Any]]:
-    """Return what takes a step and returns its loss, the model's counts, and counts to record."""
+    """Return what takes a step and returns its loss, the model's counts, predicted memory, and counts to record."""
     import inspect
 
     import torch
@@ -108,6 +108,7 @@ def ours(case: Case) -> tuple[Any, Any, Any, dict[str, Any]]:
     from efficientllm.models.build import build_decoder
     from efficientllm.models.costs import facts
     from efficientllm.models.linear import Linear
+    from efficientllm.planner.predict import predict_for
     from efficientllm.records.choice import Choice
     from efficientllm.records.finetune_settings import FinetuneSettings
     from efficientllm.training.loop import TrainLoop
@@ -129,7 +130,7 @@ def ours(case: Case) -> tuple[Any, Any, Any, dict[str, Any]]:
     )  # fmt: skip
     device = open_device(_DEVICE)
     decoder = build_decoder(settings, vocab_tokens=_VOCABULARY, seed=0, device=_DEVICE, dtype=torch.bfloat16)
-    attach(decoder, settings, seed=0)
+    attached = attach(decoder, settings, seed=0)
     bases = [layer.base for layer in decoder.modules() if isinstance(layer, AdaptedLinear)]
     if settings.base_precision and any(type(base) is Linear for base in bases):
         raise RuntimeError("the base was not packed, so the row would not be what it is called")
@@ -140,7 +141,10 @@ def ours(case: Case) -> tuple[Any, Any, Any, dict[str, Any]]:
         _pack(batches, packed_rows)
     loop = TrainLoop(decoder, settings, batches, device)
     counts = facts(decoder, 2, _SEQUENCE, trains_in=torch.bfloat16)
-    return loop.step, counts, None, {"parameters_trained": counts.parameters_trained}
+    layers, held_bytes = decoder.shape.num_layers, attached.held_bytes()
+    predicted = predict_for(decoder, layers, settings, _DEVICE, held_bytes)
+    told_of = {"parameters_trained": counts.parameters_trained, "predicted_lower_bound": bool(predicted.at_least)}
+    return loop.step, counts, predicted.peak_bytes or None, told_of
 
 
 def _pack(batches: Any, way: str) -> None:
@@ -272,7 +276,7 @@ def token_rows(case: Case) -> Any:
 
 
 def make(case: Case) -> tuple[Any, Any, Any, dict[str, Any]]:
-    """Return a case's step, counts, nothing predicted, and more to record."""
+    """Return a case's step, counts, predicted memory of ours, and more to record."""
     return ours(case) if case.who == "ours" else peer(case)
 
 

@@ -51,6 +51,13 @@ def working(**work: float) -> Work:
     return Work(working_set_bytes=100 * CACHE_BYTES, **work)
 
 
+LORA_ON_1_5B = {
+    "predicted_weights_bytes": 3.38e9,
+    "predicted_optimizer_bytes": 0.59e9,
+    "predicted_activations_bytes": 13.98e9,
+    "predicted_logits_bytes": 1.29e9,
+    "predicted_peak_bytes": 19.25e9,
+}
 LN_VOCAB = math.log(4096)
 HELDOUT = {"heldout_tokens": 1000.0, "heldout_bytes": 3000.0}
 
@@ -75,6 +82,10 @@ IMPOSSIBLE = {
     "memory_above_capacity": (
         measured(process_memory_bytes=a_series(1.0, (1 << 34) + 1.0)),
         measured(process_memory_bytes=a_series(1.0, float(1 << 34))),
+    ),
+    # LoRA of 1.5b as it was predicted, and the peak that a compiled step once had which had lost half of its gradients
+    "memory_below_kept": tuple(
+        measured(figures={"allocated_peak_bytes": peak_bytes}, whole=LORA_ON_1_5B) for peak_bytes in (10.3e9, 15.4e9)
     ),
     "memory_negative": (measured(figures={"allocated_peak_bytes": -1.0}), measured(figures={"allocated_peak_bytes": 0.0})),
     "energy_above_cap": (
@@ -209,6 +220,19 @@ def test_bytes_that_a_cache_may_serve_prove_nothing():
     work = Work(moved_bytes=1e12, working_set_bytes=4 * CACHE_BYTES - 1)
     assert judge(inference(work=work), SHEET).outcome == "ok"
     assert judge(inference(work=replace(work, working_set_bytes=4.0 * CACHE_BYTES)), SHEET).outcome == "invalid"
+
+
+def test_a_step_that_kept_too_little_is_told_with_what_is_missing_and_what_that_may_mean():
+    reason = judge(IMPOSSIBLE["memory_below_kept"][0], SHEET).reason
+    assert "42.6 %" in reason and "activations 13.0 GiB" in reason and "logits" not in reason
+    assert "backward pass" in reason and "compiler" in reason and "saved_bytes" in reason
+
+
+def test_where_nothing_was_predicted_or_weights_are_streamed_a_low_peak_proves_nothing():
+    low = IMPOSSIBLE["memory_below_kept"][0]
+    assert judge(replace(low, figures={}), SHEET).outcome == "ok"
+    settings = replace(low.trial.settings, offload="weights")
+    assert judge(replace(low, trial=replace(low.trial, settings=settings)), SHEET).outcome == "ok"
 
 
 def test_only_a_run_from_scratch_must_begin_in_ignorance():

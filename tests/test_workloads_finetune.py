@@ -100,6 +100,9 @@ def test_a_trial_tells_loss_quality_forgetting_and_what_was_trained(tuned):
     assert figures[None, "forgetting_nats_per_token"] == pytest.approx(rise)
     layer = 8 * ((64 + 64) + 2 * (64 + 32) + (64 + 64) + 3 * (64 + 96))
     assert figures[None, "trained_parameters"] == 2 * layer
+    # the optimiser's two moments of each weight, and its count of steps, are predicted as they are told
+    assert figures[None, "predicted_optimizer_bytes"] == figures[None, "optimizer_bytes"]
+    assert figures[None, "predicted_peak_bytes"] > figures[None, "predicted_weights_bytes"] > 0
     assert 4 * 2 * layer < figures[None, "adapter_bytes"] < 4 * 2 * layer + 8192
     assert figures[None, "tokens_fed"] == 64 * 4 * 24
     assert series["curve", "heldout_step"] == [8, 16, 24]

@@ -34,6 +34,10 @@ class Attached(ABC):
         """Return by how much a trained parameter's learning rate differs from the settings' (LoRA+)."""
         return 1.0
 
+    def held_bytes(self) -> float:
+        """Return the bytes that the method holds beside the decoder's own tensors."""
+        return 0.0
+
     @abstractmethod
     def save(self, folder: Path, base: str = "") -> None:
         """Write what was trained into a folder, with all that `load` needs; `base` names the model it belongs to."""
@@ -59,9 +63,11 @@ class MethodEntry:
         card: the technique's claim.
         attach: `attach(decoder, **options)` changes the decoder; its keyword parameters are the options a recipe can
             set. Random numbers are drawn from torch's state, which the caller has seeded.
+        alike: whether it does the same to all layers of a model, so that one of them tells what each takes.
         over_packed: why the method cannot be used over a base of low precision; empty if it can.
     """
 
     card: Card
     attach: Callable[..., Attached]
     over_packed: str = ""
+    alike: bool = True

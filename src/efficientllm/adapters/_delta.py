@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from efficientllm.models.forward_pass import FLOAT, ForwardPass
 from efficientllm.models.linear import Factors
 from efficientllm.models.part import compute_dtype
 from efficientllm.precision._add_product import add_product
@@ -26,7 +27,12 @@ class Deltas:
     Args:
         parts: of each range of rows, in order: the layer that peft wrapped, or the rows alone.
         adapter: its name.
+
+    Attributes:
+        keeps_result: whether the result is kept for the backward pass.
     """
+
+    keeps_result = False
 
     def __init__(self, parts: Sequence[Any], adapter: str) -> None:
         self._parts, self._adapter = tuple(parts), adapter
@@ -47,6 +53,18 @@ class Deltas:
             bias = None if base.bias is None else base.bias.to(dtype)
             out_MO = _Sum.apply(x_MI.to(dtype), base.weight.to(dtype), bias, delta_OI)  # type: ignore[no-untyped-call]
         return out_MO.view(*x.shape[:-1], out_MO.shape[-1])
+
+    def added_bytes(self, base: nn.Linear, ahead: ForwardPass) -> float:
+        """Return the matrix that is added."""
+        return float(base.in_features * base.out_features * ahead.dtype_bytes)
+
+    def made_bytes(self, base: nn.Linear, ahead: ForwardPass) -> float:
+        """Return the gradient of the matrix that is added, in the products' type and in the factors'."""
+        return float(base.in_features * base.out_features * (ahead.dtype_bytes + FLOAT))
+
+    def uncounted(self) -> str:
+        """Return that nothing is left out of it but the small factors of LoKr."""
+        return ""
 
     def factors(self, base: nn.Linear) -> Factors | None:
         """Return that there are none of low rank."""

@@ -29,6 +29,8 @@ class Dora(LowRank):
         magnitudes: layers whose `weight` holds a number for each row of a part.
     """
 
+    keeps_result = True
+
     def __init__(
         self,
         down: Sequence[nn.Linear],

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from efficientllm.adapters._delta import Deltas
 from efficientllm.adapters._low_rank import LowRank
+from efficientllm.models.forward_pass import ForwardPass
 from efficientllm.models.linear import Factors, Linear
 from efficientllm.precision._contract import PackedLinear
 from efficientllm.precision.pack import unpack
@@ -87,6 +88,46 @@ class AdaptedLinear(nn.Module):
     def factors(self) -> Factors | None:
         """Return the layer as factors, None where its forward pass must do."""
         return None if self.fast is None else self.fast.factors(self.base)
+
+    @property
+    def adapted(self) -> bool:
+        """Whether any of its rows have an adapter."""
+        return not all(isinstance(part, Rows) for part in self.parts)
+
+    def input_width(self) -> int:
+        """Return how many numbers a token are kept of what goes in: all, where a correction is a product with it."""
+        return self.in_features if self.fast is not None else 0
+
+    def has_factors(self) -> bool:
+        """Whether `factors` gives some."""
+        return isinstance(self.fast, LowRank) and self.fast.has_factors(self.base)
+
+    def added_bytes(self, ahead: ForwardPass) -> float:
+        """Return what the adapters keep for the backward pass, beside what goes in; of peft's own forms nothing."""
+        return 0.0 if self.fast is None else self.fast.added_bytes(self.base, ahead)
+
+    def result_bytes(self, ahead: ForwardPass) -> float:
+        """Return what is kept of what the layer gives, where who reads it would not keep it."""
+        reads = not getattr(self.base, "writes_residual", False)
+        keeps = self.fast is not None and self.fast.keeps_result
+        return ahead.numbers(self.out_features) if keeps and not reads else 0.0
+
+    def made_bytes(self, ahead: ForwardPass) -> float:
+        """Return what the backward pass makes for this layer alone: a packed matrix anew, and what adapters need.
+
+        The part counts gradients that are not there at the same time, of what goes into or comes out of this layer.
+        """
+        matrix = self.in_features * self.out_features * ahead.dtype_bytes
+        made = float(matrix) if isinstance(self.base, PackedLinear) else 0.0
+        made += 0.0 if self.fast is None else self.fast.made_bytes(self.base, ahead)
+        return max(0.0, made - ahead.numbers(max(self.in_features, self.out_features)))
+
+    def uncounted(self) -> str:
+        """Return what of the layer is not counted in the bytes above; empty if all is."""
+        if self.fast is not None or not self.adapted:
+            return "" if self.fast is None else self.fast.uncounted()
+        kinds = {type(part).__module__.split(".")[-2] for part in self.parts if not isinstance(part, Rows)}
+        return f"what {' and '.join(sorted(kinds))} keeps in peft's own forward pass"
 
     @property
     def weight(self) -> Tensor:

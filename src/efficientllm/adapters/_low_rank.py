@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from efficientllm.models.forward_pass import ForwardPass
 from efficientllm.models.linear import Factors
 from efficientllm.models.part import compute_dtype
 from efficientllm.precision._add_product import add_product
@@ -30,7 +31,12 @@ class LowRank:
         scales: the factor of each.
         starts: first row of each in the matrix.
         dropouts: what acts on x before each A; empty where nothing does.
+
+    Attributes:
+        keeps_result: whether the result is kept for the backward pass.
     """
+
+    keeps_result = False
 
     def __init__(
         self,
@@ -68,10 +74,26 @@ class LowRank:
 
     def factors(self, base: nn.Linear) -> Factors | None:
         """Return base and adapters as factors, None where there is more to them."""
-        packed = base._parameters.get("weight") is None  # then it would be kept whole
-        if packed or self._drops() or base._parameters.get("bias") is not None:
+        if self._drops() or not self._plain(base):
             return None
         return Factors(base.weight, self.down(), self.up(base.out_features), lambda out: self.finish(out, base))
+
+    def has_factors(self, base: nn.Linear) -> bool:
+        """Whether `factors` gives some in training."""
+        return not self._dropouts and self._plain(base)
+
+    def added_bytes(self, base: nn.Linear, ahead: ForwardPass) -> float:
+        """Return A x of all parts, and the two matrices that all As and all Bs are put into, in the products' type."""
+        rank = sum(layer.out_features for layer in self._down)
+        return ahead.numbers(rank) + rank * (base.in_features + base.out_features) * ahead.dtype_bytes
+
+    def made_bytes(self, base: nn.Linear, ahead: ForwardPass) -> float:
+        """Return that the backward pass needs nothing of the size of its inputs."""
+        return 0.0
+
+    def uncounted(self) -> str:
+        """Return what the bytes above leave out."""
+        return "what is dropped, and by which masks" if self._dropouts else ""
 
     def down(self) -> Tensor:
         """Return the As, `[sum of ranks, in_features]`."""
@@ -91,6 +113,10 @@ class LowRank:
             return F.linear(x_MI, self.down().to(x_MI.dtype))
         pairs = zip(self._down, self._dropouts, strict=True)
         return torch.cat([F.linear(drop(x_MI), layer.weight.to(x_MI.dtype)) for layer, drop in pairs], 1)
+
+    def _plain(self, base: nn.Linear) -> bool:
+        """Whether the base is a matrix alone; a packed one would be kept whole."""
+        return base._parameters.get("weight") is not None and base._parameters.get("bias") is None
 
     def _drops(self) -> bool:
         return any(drop.training for drop in self._dropouts)

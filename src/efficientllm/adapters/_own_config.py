@@ -45,7 +45,7 @@ def entry_of(path: Path) -> MethodEntry:
         return attach_peft(decoder, config_of(decoder, said, path))
 
     card = Card(title=f"{said['peft_type']} of {path.name}", source="a configuration of the user's own")
-    return MethodEntry(card=card, attach=attach)
+    return MethodEntry(card=card, attach=attach, alike=False)
 
 
 def config_of(decoder: Decoder, said: dict[str, Any], path: Path) -> Any:

@@ -50,6 +50,9 @@ class PeftAttached(Attached):
         super().__init__(decoder)
         self._rate_factor = rate_factor
         settle_targets(decoder, config)
+        starts = mutates(config)
+        if starts and decoder.device.type == "meta":
+            config.init_lora_weights = True  # without numbers a matrix has no singular vectors
         decoder.requires_grad_(False)
         tree, self.layers = grow(decoder)
         try:
@@ -62,13 +65,15 @@ class PeftAttached(Attached):
             layer.parts = nn.ModuleList(grown[name] for name in _places(grown, layer))
             layer.fast = fast_form_of(layer)
         decoder.train(decoder.training)  # new layers drop in training, whatever the decoder was in
-        self._initial = (
-            {key: value.detach().clone() for key, value in self._weights().items()} if mutates(config) else {}
-        )
+        self._initial = {key: value.detach().clone() for key, value in self._weights().items()} if starts else {}
 
     def rate_factor(self, name: str) -> float:
         """Return the method's own factor."""
         return self._rate_factor(name)
+
+    def held_bytes(self) -> float:
+        """Return those of the start that was taken out of the base."""
+        return float(sum(value.nbytes for value in self._initial.values()))
 
     def save(self, folder: Path, base: str = "") -> None:
         """Write `adapter_config.json` and `adapter_model.safetensors`, which peft lays on the model as it was."""

@@ -33,5 +33,6 @@ ENTRY = MethodEntry(
         note="against full fine-tuning",
     ),
     attach=attach,
+    alike=False,
     over_packed="it trains the weights themselves, and a packed matrix is frozen",
 )

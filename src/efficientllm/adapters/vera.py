@@ -42,4 +42,5 @@ ENTRY = MethodEntry(
         note="against LoRA",
     ),
     attach=attach,
+    alike=False,  # all layers share two matrices
 )

@@ -18,6 +18,7 @@ import msgspec
 
 from efficientllm.data.cache import key_of, read_record, write_record
 from efficientllm.records.environment import DeviceInfo, Environment
+from efficientllm.records.finetune_settings import FinetuneSettings
 from efficientllm.records.measurement import Measurement
 from efficientllm.records.prediction import MemoryPrediction
 from efficientllm.records.settings import PretrainSettings
@@ -37,7 +38,7 @@ _NOT_TRIED = Caution(
 class Question(msgspec.Struct, frozen=True, kw_only=True):
     """One run, and the device that it is meant for."""
 
-    settings: PretrainSettings
+    settings: PretrainSettings | FinetuneSettings
     device: str
     capacity_bytes: int
 
@@ -45,7 +46,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
 def forecasts(
     trials: Sequence[Trial], environments: Mapping[str, Environment], info: DeviceInfo, cache: Path
 ) -> dict[str, MemoryPrediction]:
-    """Return trial -> prediction, for the trials that train from scratch.
+    """Return trial -> prediction, for the trials that train.
 
     Args:
         trials: of a plan.
@@ -56,7 +57,7 @@ def forecasts(
     questions: dict[str, Question] = {}
     keys: dict[str, str] = {}
     for trial in trials:
-        if isinstance(trial.settings, PretrainSettings):
+        if isinstance(trial.settings, PretrainSettings | FinetuneSettings):
             question = Question(settings=trial.settings, device=info.kind, capacity_bytes=info.capacity_bytes)
             key = key_of(environments[trial.id].id, msgspec.to_builtins(question))
             keys[trial.id], questions[key] = key, question
@@ -109,7 +110,8 @@ def too_large(prediction: MemoryPrediction, info: DeviceInfo) -> str:
     if prediction.why_not or not capacity_bytes or prediction.peak_bytes <= _MARGIN * capacity_bytes:
         return ""
     parts = ", ".join(f"{name} {bytes_text(size)}" for name, size in prediction.parts().items() if size)
-    needs = f"predicted: needs {bytes_text(prediction.peak_bytes)} of {bytes_text(capacity_bytes)} ({parts})"
+    least = "at least " if prediction.at_least else ""
+    needs = f"predicted: needs {least}{bytes_text(prediction.peak_bytes)} of {bytes_text(capacity_bytes)} ({parts})"
     if prediction.standing_bytes > capacity_bytes:
         needs += f"; weights, gradients and the optimiser's state alone take {bytes_text(prediction.standing_bytes)}"
     fits = f"it would fit with {prediction.remedy}" if prediction.remedy else "nothing that can be set makes it fit"

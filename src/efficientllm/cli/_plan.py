@@ -95,14 +95,18 @@ def _print_table(
 def _memory(trial: Trial, memory: dict[str, MemoryPrediction]) -> str:
     """Return the predicted peak of a training run; empty for other trials."""
     found = memory.get(trial.id)
-    return "" if found is None or found.why_not else bytes_text(found.peak_bytes)
+    if found is None or found.why_not:
+        return ""
+    return f"{'≥ ' if found.at_least else ''}{bytes_text(found.peak_bytes)}"
 
 
 def _unpredicted(trials: Sequence[Trial], memory: dict[str, MemoryPrediction]) -> list[str]:
-    """Return a line for each reason why memory is not predicted."""
+    """Return a line for each reason why memory is not predicted, or only from below."""
     lines = (
-        f"memory not predicted: {trial.stage} {trial.technique()}: {memory[trial.id].why_not}"
+        f"memory not predicted: {trial.stage} {trial.technique()}: {found.why_not}"
+        if found.why_not
+        else f"memory predicted from below: {trial.stage} {trial.technique()}: not counted is {found.at_least}"
         for trial in trials
-        if trial.id in memory and memory[trial.id].why_not
+        if (found := memory.get(trial.id)) is not None and (found.why_not or found.at_least)
     )
     return list(dict.fromkeys(lines))

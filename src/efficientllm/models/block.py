@@ -8,8 +8,8 @@ from contextlib import contextmanager, nullcontext
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from efficientllm.models.adapted import added_bytes, made_bytes, result_bytes, trained_bytes
 from efficientllm.models.forward_pass import ForwardPass, copied_bytes
-from efficientllm.models.linear import num_parameters
 from efficientllm.models.mixers._contract import Mixer, State
 from efficientllm.models.mlp._contract import Mlp
 from efficientllm.models.norm import make_norm, norm_bytes
@@ -56,19 +56,33 @@ class Block(nn.Module):
         )
         return out_BTD
 
-    def saved_bytes(self, ahead: ForwardPass) -> float:
+    def saved_bytes(self, ahead: ForwardPass, *, begins: bool = False) -> float:
         """Return the bytes that this layer keeps from its forward pass to its backward pass, weights' copies included.
 
-        What comes in, what the mixer adds to it (compiled in its own type, eager as their sum), the norms' statistics.
+        What comes in, what the mixer adds to it (compiled in its own type, eager as their sum), the norms' statistics,
+        and what adapters keep for themselves.
+
+        Args:
+            ahead: the pass.
+            begins: whether nothing is trained before this layer: what comes in then needs no gradient. (If its mixer
+                has nothing to learn either, less is kept than is counted.)
         """
         width = self.mixer.shape.width
-        kept = 2 * norm_bytes(self.mixer_norm, ahead)
-        if self.parallel:  # both norms read the same
+        first = norm_bytes(self.mixer_norm, ahead, begins=begins)
+        kept = first + norm_bytes(self.mlp_norm, ahead, begins=begins and self.parallel)
+        if self.parallel and first:  # both norms read the same
             kept -= ahead.residuals(width)
-        elif ahead.compiled:
+        if ahead.compiled and not self.parallel:  # then it is the mixer's own result that is kept
             kept += ahead.numbers(width) - ahead.residuals(width)
-        copies = copied_bytes(self.mixer, ahead) + (0.0 if ahead.recomputes else copied_bytes(self.mlp, ahead))
-        return kept + copies + self.mixer.saved_bytes(ahead) + self.mlp.saved_bytes(ahead)
+        else:
+            kept += result_bytes(self.mixer, ahead)
+        kept += copied_bytes(self.mixer, ahead) + added_bytes(self.mixer, ahead)
+        return (
+            kept
+            + self.mixer.saved_bytes(ahead)
+            + (0.0 if ahead.recomputes else self._around_mlp(ahead))
+            + (self.mlp.saved_bytes(ahead))
+        )
 
     def working_bytes(self, ahead: ForwardPass) -> float:
         """Return the most that its backward pass holds at once beside what was kept, its weights' gradients included.
@@ -76,13 +90,18 @@ class Block(nn.Module):
         First the mlp's, then the mixer's; by then what the mlp kept is gone and the gradients of its weights are there.
         """
         width = self.mixer.shape.width
-        flowing = ahead.residuals(width) + ahead.numbers(width)  # gradient of the stream, and of what is added to it
-        mlp_copies = copied_bytes(self.mlp, ahead)
-        again = mlp_copies if ahead.recomputes else 0.0
-        given_back = self.mlp.saved_bytes(ahead) + (0.0 if ahead.recomputes else mlp_copies)
-        gradients = num_parameters(self.mlp) * ahead.weight_bytes
-        mixer = self.mixer.working_bytes(ahead) + gradients - given_back
-        return flowing + max(self.mlp.working_bytes(ahead) + again, mixer)
+        # The gradient of the stream, and where that has another type of what is added to it.
+        flowing = ahead.residuals(width) + (ahead.numbers(width) if ahead.autocast else 0.0)
+        around = self._around_mlp(ahead)
+        again = around if ahead.recomputes else 0.0
+        given_back = self.mlp.saved_bytes(ahead) + (0.0 if ahead.recomputes else around)
+        mlp = self.mlp.working_bytes(ahead) + made_bytes(self.mlp, ahead) + again
+        mixer = self.mixer.working_bytes(ahead) + made_bytes(self.mixer, ahead) + trained_bytes(self.mlp) - given_back
+        return flowing + max(mlp, mixer)
+
+    def _around_mlp(self, ahead: ForwardPass) -> float:
+        """Return what is kept beside what the mlp says: the copies of its weights, and what its adapters keep."""
+        return copied_bytes(self.mlp, ahead) + added_bytes(self.mlp, ahead) + result_bytes(self.mlp, ahead)
 
     @contextmanager
     def _second_time(self) -> Iterator[None]:

@@ -20,18 +20,19 @@ class LossBytes(NamedTuple):
     backward: float
 
 
-def loss_bytes(ahead: ForwardPass, width: int, vocab_tokens: int) -> LossBytes:
-    """Return what logits, the head's copy and the gradients of both take."""
+def loss_bytes(ahead: ForwardPass, width: int, vocab_tokens: int, *, trains_head: bool = True) -> LossBytes:
+    """Return what logits, the head's copy and the gradients of both take; a frozen head has none."""
     limit = LOGITS_BYTES["cuda" if ahead.accelerator else "cpu"]
     most = max(1, limit // ((ahead.dtype_bytes if ahead.kernels else FLOAT) * vocab_tokens))
     copy = vocab_tokens * width * ahead.dtype_bytes if ahead.autocast else 0
     if ahead.num_tokens <= most and not ahead.kernels:
         return _whole(ahead, width, vocab_tokens, copy)
     chunk = min(ahead.num_tokens, even_chunk(ahead.num_tokens, most))
-    kept = ahead.residuals(width) + vocab_tokens * width * FLOAT  # gradients of the hidden state and of the head
+    kept = ahead.residuals(width)  # gradients of the hidden state and of the head
+    kept += vocab_tokens * width * FLOAT if trains_head else 0
     forward = kept + copy + _chunk(ahead, width, vocab_tokens, chunk)
     # The head's gradient is handed on as it is if weights are float32; else one in their type is made beside it.
-    made = 0 if ahead.weight_bytes == FLOAT else vocab_tokens * width * ahead.weight_bytes
+    made = 0 if ahead.weight_bytes == FLOAT or not trains_head else vocab_tokens * width * ahead.weight_bytes
     return LossBytes(forward, kept + made)
 
 

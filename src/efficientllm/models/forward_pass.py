@@ -34,6 +34,7 @@ class ForwardPass:
         kernels: whether Triton's kernels are used there.
         rotates, biases_scores: what the position encoding does in attention.
         turns_part: whether it turns a part of each head, and so copies heads into an order of their own.
+        packed: whether rows hold several sequences that do not see each other.
     """
 
     rows: int
@@ -48,6 +49,7 @@ class ForwardPass:
     rotates: bool = False
     biases_scores: bool = False
     turns_part: bool = False
+    packed: bool = False
 
     @property
     def num_tokens(self) -> int:
@@ -71,15 +73,15 @@ class ForwardPass:
         """Return the bytes of the residual stream at one place."""
         return float(width * self.num_tokens * self.residual_bytes)
 
-    def norm_inputs(self, per_token: float, given_bytes: int) -> float:
+    def norm_inputs(self, per_token: float, given_bytes: int, *, gradients: int = 2) -> float:
         """Return what an eager RMSNorm inside a mixer keeps of so many numbers a token that come in this size.
 
         The fused kernel keeps what comes in. Torch's chain of operations on a processor, where it is not ours (numbers
-        that are not float32), keeps two float32 copies.
+        that are not float32), keeps a float32 copy for each gradient that is wanted: of what came in, of the gain.
         """
         if self.accelerator or given_bytes == FLOAT:
             return per_token * self.num_tokens * given_bytes
-        return self.floats(2 * per_token)
+        return self.floats(gradients * per_token)
 
 
 def copied_bytes(module: nn.Module, ahead: ForwardPass, *, stacked: bool = True) -> float:

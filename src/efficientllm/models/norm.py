@@ -58,12 +58,21 @@ def make_norm(shape: Shape) -> nn.Module:
     return kinds[shape.norm](shape.width, shape.norm_eps)
 
 
-def norm_bytes(norm: nn.Module, ahead: ForwardPass) -> float:
-    """Return what a norm of the residual stream keeps: what came in (see `norm_inputs`), and statistics."""
-    width = norm.weight.numel()  # type: ignore[operator]
+def norm_bytes(norm: nn.Module, ahead: ForwardPass, *, begins: bool = False) -> float:
+    """Return what a norm of the residual stream keeps: what came in (see `norm_inputs`), and statistics.
+
+    Args:
+        norm: the norm.
+        ahead: the pass.
+        begins: whether what comes in needs no gradient.
+    """
+    gain: Any = norm.weight
+    width, gradients = gain.numel(), int(gain.requires_grad) + int(not begins)
+    if not gradients:
+        return 0.0
     if isinstance(norm, LayerNorm) or ahead.compiled:
         return ahead.residuals(width) + ahead.floats(2 if isinstance(norm, LayerNorm) else 1)
-    return ahead.norm_inputs(width, ahead.residual_bytes) + ahead.floats(1)
+    return ahead.norm_inputs(width, ahead.residual_bytes, gradients=gradients) + ahead.floats(1)
 
 
 def _inverse_rms(x: Tensor, eps: Tensor) -> Tensor:

@@ -26,9 +26,11 @@ class Part(nn.Module):
     Attributes:
         recomputes: whether the backward pass computes the wide inner layers once more instead of keeping what is in
             them; a part that has such layers hands them to `run_wide`.
+        counts_frozen: whether `saved_bytes` knows which of its weights are frozen, and what need not be kept then.
     """
 
     recomputes = False
+    counts_frozen = False
 
     def run_wide(self, layers: Callable[..., Tensor], *given: Any) -> Tensor:
         """Return `layers(*given)`, of which only what came in is kept where the part recomputes."""

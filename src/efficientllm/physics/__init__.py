@@ -1,5 +1,5 @@
 """What no honest measurement can be: pure checks with reason codes. No torch.
 
-finding -> what a check says; roofline -> the shortest possible time; rates, amounts, learning -> what is impossible;
-suspicion -> what is doubtful; judge -> all of them over one record.
+finding -> what a check says; roofline -> the shortest possible time; rates, amounts, backward, learning -> what is
+impossible; suspicion -> what is doubtful; judge -> all of them over one record.
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from efficientllm.physics import amounts, learning, rates, suspicion
+from efficientllm.physics import amounts, backward, learning, rates, suspicion
 from efficientllm.physics.finding import Datasheet, Finding
 from efficientllm.records.measurement import Measurement
 
@@ -17,6 +17,7 @@ _AGAINST_A_DATASHEET = (
 )
 _OF_THE_RECORD = (
     rates.clock_is_sane,
+    backward.kept_for_the_backward_pass,
     amounts.energy_above_idle,
     amounts.energy_agrees_with_power,
     amounts.energy_agrees_with_external,

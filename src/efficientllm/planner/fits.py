@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from efficientllm.errors import EfficientLLMError
 from efficientllm.planner.predict import predict_training
 from efficientllm.records.choice import Choice
+from efficientllm.records.finetune_settings import FinetuneSettings
 from efficientllm.records.training_settings import TrainingSettings
 
 #: What a context with its libraries' handles and kernels holds of a CUDA device, beside tensors: 0.4 to 0.6 GiB were
@@ -17,7 +18,7 @@ from efficientllm.records.training_settings import TrainingSettings
 _CONTEXT_BYTES = {"cuda": 512 * 1024**2}
 
 #: In the order in which they are put together.
-_KINDS = ("micro_batch", "activation_checkpointing", "optimizer", "weights_dtype", "offload", "ranks")
+_KINDS = ("micro_batch", "activation_checkpointing", "optimizer", "weights_dtype", "base_precision", "offload", "ranks")
 
 #: Ranks that are tried.
 _RANKS = (2, 4, 8)
@@ -70,12 +71,19 @@ def _levers(settings: TrainingSettings, device: str) -> Iterator[tuple[str, Trai
         yield "optimizer=adamw8bit", replace(settings, optimizer=Choice(name="adamw8bit"))
     if settings.weights_dtype == "float32":
         yield "weights_dtype=bfloat16 dtype=bfloat16", replace(settings, weights_dtype="bfloat16", dtype="bfloat16")
+    tunes = isinstance(settings, FinetuneSettings)
+    if (
+        isinstance(settings, FinetuneSettings) and settings.base_precision is None
+    ):  # of a method that cannot have it, the prediction is refused
+        yield "base_precision=nf4", replace(settings, base_precision=Choice(name="nf4"))
     if device == "cpu":
         return
     if settings.ranks == 1:
         for value in {"none": ("optimizer", "weights"), "optimizer": ("weights",)}.get(settings.offload, ()):
+            if tunes and value == "weights":
+                continue
             yield f"offload={value}", replace(settings, offload=value)
-    if settings.offload == "none":
+    if settings.offload == "none" and not tunes:
         for ranks in _RANKS:
             if ranks > settings.ranks and rows % (ranks * settings.micro_batch) == 0:
                 yield f"ranks={ranks}", replace(settings, ranks=ranks, global_batch=rows, accumulation=1)

@@ -8,12 +8,16 @@ import importlib.util
 import torch
 from msgspec.structs import replace
 
+from efficientllm.models.adapted import has_frozen, uncounted
 from efficientllm.models.assemble import assemble
 from efficientllm.models.decoder import Decoder
 from efficientllm.models.forward_pass import ForwardPass
 from efficientllm.models.match import matched
+from efficientllm.models.part import Part
 from efficientllm.models.shape import resolve_shape
+from efficientllm.planner.placement import first_trained
 from efficientllm.planner.train_memory import moments
+from efficientllm.records.finetune_settings import FinetuneSettings
 from efficientllm.records.prediction import MemoryPrediction
 from efficientllm.records.training_settings import TrainingSettings
 
@@ -29,18 +33,46 @@ def predict_training(settings: TrainingSettings, vocab_tokens: int, device: str)
     Raises:
         EfficientLLMError: settings that make no model.
     """
+    if isinstance(settings, FinetuneSettings):
+        from efficientllm.planner.adapted_model import adapted_model  # takes peft, which takes seconds to import
+
+        found = adapted_model(settings, vocab_tokens)
+        if isinstance(found, str):
+            return MemoryPrediction(why_not=found)
+        return predict_for(found.decoder, found.num_layers, settings, device, found.held_bytes)
     decoder, num_layers = one_layer(settings, vocab_tokens)
     return predict_for(decoder, num_layers, settings, device)
 
 
-def predict_for(decoder: Decoder, num_layers: int, settings: TrainingSettings, device: str) -> MemoryPrediction:
-    """Return the same for a decoder that is there: what is asked of it is its first layer, and what is outside."""
+def predict_for(
+    decoder: Decoder, num_layers: int, settings: TrainingSettings, device: str, held_bytes: float = 0.0
+) -> MemoryPrediction:
+    """Return the same for a decoder that is there, of all layers or of one, with or without adapters.
+
+    Args:
+        decoder: the decoder.
+        num_layers: layers of the one that is meant.
+        settings: of the run.
+        device: its kind.
+        held_bytes: what lies on the device beside the decoder's own tensors all the time; it counts as weights.
+    """
+    parts = _parts(decoder)
+    frozen = dict.fromkeys(type(part).__name__ for part in parts if not part.counts_frozen and has_frozen(part))
+    if frozen:
+        what = f"{' and '.join(frozen)}: says what it keeps where all of it is trained, not where weights are frozen"
+        return MemoryPrediction(why_not=what)
     try:
         steps = moments(decoder, num_layers, settings, forward_pass(decoder, settings, device))
     except NotImplementedError:
-        names = " and ".join(type(part).__name__ for part in (decoder.block(0).mixer, decoder.block(0).mlp))
+        names = " and ".join(dict.fromkeys(type(part).__name__ for part in parts))
         return MemoryPrediction(why_not=f"{names}: one of them does not say what it keeps in training (`saved_bytes`)")
-    return replace(max(steps, key=lambda moment: moment.peak_bytes), standing_bytes=steps[-1].peak_bytes)
+    most = max(steps, key=lambda moment: moment.peak_bytes)
+    return replace(
+        most,
+        weights_bytes=most.weights_bytes + held_bytes,
+        standing_bytes=steps[-1].peak_bytes + held_bytes,
+        at_least=uncounted(decoder),
+    )
 
 
 def one_layer(settings: TrainingSettings, vocab_tokens: int) -> tuple[Decoder, int]:
@@ -66,4 +98,11 @@ def forward_pass(decoder: Decoder, settings: TrainingSettings, device: str) -> F
         rotates=decoder.position.rotates,
         biases_scores=decoder.position.biases_scores,
         turns_part=bool(getattr(decoder.position, "partial", False)),
+        packed=isinstance(settings, FinetuneSettings),
     )
+
+
+def _parts(decoder: Decoder) -> list[Part]:
+    """Return mixers and mlps of the layers that keep something."""
+    blocks = [decoder.block(number) for number in range(first_trained(decoder), len(decoder.blocks))]
+    return [part for block in blocks for part in (block.mixer, block.mlp)]

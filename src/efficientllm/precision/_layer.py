@@ -172,8 +172,9 @@ def pack_blocks(
     if size not in SIZES:
         raise UserError(f"{option} {size}: choose from {', '.join(map(str, SIZES))}.")
     flat, pieces = weight.detach().reshape(-1), []
-    for start in range(0, len(flat), _CODED_AT_ONCE):
-        numbers = flat[start : start + _CODED_AT_ONCE]
+    at_once = len(flat) if flat.is_meta else _CODED_AT_ONCE
+    for start in range(0, len(flat), at_once):
+        numbers = flat[start : start + at_once]
         if not numbers.is_meta and not numbers.isfinite().all():
             raise UserError(f"a matrix of {tuple(weight.shape)} has NaN or infinity in it and cannot be packed.")
         pieces.append(code(numbers))

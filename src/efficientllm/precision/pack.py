@@ -57,7 +57,9 @@ def unpack(layer: PackedLinear) -> nn.Linear:
 
 def _pack(entry: PrecisionEntry, layer: nn.Linear, options: dict[str, Any]) -> PackedLinear:
     made = entry.pack(layer.weight, layer.bias, **options)
-    if made.packed_bytes() == 0 or (made.out_features, made.in_features) != tuple(layer.weight.shape):
+    if not any(buffer.nbytes for buffer in made.buffers()) or (made.out_features, made.in_features) != tuple(
+        layer.weight.shape
+    ):
         form = f"{layer.out_features} × {layer.in_features}"
         raise UserError(f"the format {entry.card.title!r} gives no packed layer for a matrix of {form}.")
     for name, value in vars(layer).items():  # what its owner has noted of the layer, such as `writes_residual`

@@ -16,6 +16,7 @@ class MemoryPrediction(msgspec.Struct, frozen=True, kw_only=True):
         weights_bytes, gradients_bytes, optimizer_bytes, activations_bytes, logits_bytes: the parts at this moment.
         why_not: why nothing was predicted; the parts say nothing then.
         standing_bytes: weights, gradients and the optimiser's state as they are before the optimiser's step.
+        at_least: what is not counted, where the parts are less than what it will take; empty where they are all.
         remedy: what would make it fit, where it does not: settings as a recipe names them.
     """
 
@@ -27,6 +28,7 @@ class MemoryPrediction(msgspec.Struct, frozen=True, kw_only=True):
     logits_bytes: float = 0.0
     standing_bytes: float = 0.0
     why_not: str = ""
+    at_least: str = ""
     remedy: str = ""
 
     def parts(self) -> dict[str, float]:
@@ -41,10 +43,13 @@ class MemoryPrediction(msgspec.Struct, frozen=True, kw_only=True):
     def figures(self) -> dict[str, float]:
         """Return the figures of a record: `predicted_weights_bytes` …, and their sum `predicted_peak_bytes`.
 
+        Where not all is counted, `predicted_lower_bound` says so.
+
         >>> MemoryPrediction(weights_bytes=4.0, logits_bytes=1.0).figures()["predicted_peak_bytes"]
         5.0
         """
         if self.why_not:
             return {}
         named = {f"predicted_{name}_bytes": size for name, size in self.parts().items()}
-        return {**named, "predicted_peak_bytes": self.peak_bytes}
+        bound = {"predicted_lower_bound": 1.0} if self.at_least else {}
+        return {**named, **bound, "predicted_peak_bytes": self.peak_bytes}

@@ -27,7 +27,7 @@ from efficientllm.workloads import quality
 from efficientllm.workloads._contract import Job, WorkloadEntry
 from efficientllm.workloads.cards import copy_cards
 from efficientllm.workloads.measured_training import train
-from efficientllm.workloads.memory import tell_held
+from efficientllm.workloads.memory import tell_adapted_prediction, tell_held
 from efficientllm.workloads.responses import Judge
 from efficientllm.workloads.resuming import Resuming
 
@@ -62,6 +62,7 @@ def run(job: Job) -> None:
         attached = _attached(decoder, settings, job.trial.seed)
         batches = StepSamples(told.train, settings, device.torch_device(), job.trial.seed, job.ranks)
         loop = TrainLoop(decoder, settings, batches, device, job.ranks, rate_factor=attached.rate_factor)
+    tell_adapted_prediction(job, attached)
     tell_held(job, "loaded_bytes")
     _tell_parts(job, settings, decoder, attached)
     copy_cards(recorder, settings)

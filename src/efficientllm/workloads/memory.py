@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from efficientllm.planner.predict import predict_training
+from efficientllm.adapters._contract import Attached
+from efficientllm.planner.predict import predict_for, predict_training
+from efficientllm.records.finetune_settings import FinetuneSettings
+from efficientllm.records.prediction import MemoryPrediction
 from efficientllm.records.settings import PretrainSettings
 from efficientllm.workloads._contract import Job
 
@@ -11,7 +14,18 @@ def tell_prediction(job: Job, vocab_tokens: int) -> None:
     """Tell the predicted parts and their sum, or why there are none."""
     settings = job.trial.settings
     assert isinstance(settings, PretrainSettings)
-    prediction = predict_training(settings, vocab_tokens, job.device.kind)
+    _tell(job, predict_training(settings, vocab_tokens, job.device.kind))
+
+
+def tell_adapted_prediction(job: Job, attached: Attached) -> None:
+    """Tell the same of a fine-tuning method at work: of the very decoder that is trained."""
+    settings, decoder = job.trial.settings, attached.decoder
+    assert isinstance(settings, FinetuneSettings)
+    held_bytes = attached.held_bytes()
+    _tell(job, predict_for(decoder, decoder.shape.num_layers, settings, job.device.kind, held_bytes))
+
+
+def _tell(job: Job, prediction: MemoryPrediction) -> None:
     for name, value in prediction.figures().items():
         job.recorder.figure(name, value)
     if prediction.why_not:

@@ -27,6 +27,8 @@ def predicted_memory_error(measurement: Measurement, window: Window) -> float | 
     if predicted_bytes is None:
         why = measurement.absent.get("predicted_peak_bytes", "no memory was predicted when this was measured")
         return Absent(why)
+    if measurement.figures.get("predicted_lower_bound"):
+        return Absent("not all that the method keeps is counted: the prediction is a lower bound")
     if not allocated_bytes:
         return Absent("the allocator handed out nothing")
     return abs(predicted_bytes - allocated_bytes) / allocated_bytes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from efficientllm.models.adapted import input_width
 from efficientllm.models.forward_pass import ForwardPass
 from efficientllm.models.linear import Linear
 from efficientllm.models.mixers._attention import attention, one_token_attention, reference_attention
@@ -22,6 +23,8 @@ class GroupedQueryAttention(Mixer):
 
     The three projections are one matrix, rows in the order q, k, v, so that a step makes one product of them.
     """
+
+    counts_frozen = True
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -97,13 +100,13 @@ class GroupedQueryAttention(Mixer):
         """Return what went in, the projections, of which the values are a view, queries and keys, and the result."""
         shape, turned = self.shape, ahead.rotates or self.shape.qk_norm
         repeats = repeats_keys(ahead, self.q_rows > self.kv_rows, shape.sliding_window)
-        kept = ahead.numbers(shape.width) + attention_bytes(ahead, shape.num_heads, self.q_rows)
+        kept = ahead.numbers(input_width(self.qkv)) + attention_bytes(ahead, shape.num_heads, self.q_rows)
         if not (repeats and turned):  # otherwise nothing is a view of them
             kept += ahead.numbers(self.q_rows + 2 * self.kv_rows)
         kept += ahead.numbers(self.q_rows + (0 if repeats else self.kv_rows)) if turned else 0.0
         kept += ahead.numbers(2 * self.q_rows) if repeats else 0.0
         if shape.qk_norm or ahead.turns_part:  # heads lie one after another: the output reads a copy of the result
-            kept += ahead.numbers(self.q_rows)
+            kept += ahead.numbers(input_width(self.out))
         return kept + (self._norm_bytes(ahead) if shape.qk_norm else 0.0)
 
     def working_bytes(self, ahead: ForwardPass) -> float:
@@ -142,7 +145,11 @@ class GroupedQueryAttention(Mixer):
     def _norm_bytes(self, ahead: ForwardPass) -> float:
         """Return what the norms of queries and keys keep: statistics, and eager what went in."""
         normed = self.q_rows + self.kv_rows
-        inputs = 0.0 if ahead.compiled else ahead.norm_inputs(normed, ahead.dtype_bytes)
+        inputs = (
+            0.0
+            if ahead.compiled
+            else ahead.norm_inputs(normed, ahead.dtype_bytes, gradients=1 + self.q_norm.weight.requires_grad)
+        )
         heads = self.shape.num_heads + self.shape.num_kv_heads
         return inputs + ahead.floats(heads)
 

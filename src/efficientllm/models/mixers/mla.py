@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from efficientllm.errors import Unsupported, UserError
+from efficientllm.models.adapted import input_width
 from efficientllm.models.forward_pass import FLOAT, ForwardPass
 from efficientllm.models.linear import Linear
 from efficientllm.models.mixers._attention import attention, one_token_attention, reference_attention
@@ -29,6 +30,8 @@ class MultiHeadLatentAttention(Mixer):
     token takes the up-projection on its own side instead (absorbed): its queries become R wide, it attends to the
     latents as they lie in the cache, and the mixed latent is turned into values at the end.
     """
+
+    counts_frozen = True
 
     def __init__(
         self,
@@ -114,12 +117,14 @@ class MultiHeadLatentAttention(Mixer):
         """
         widest, heads = max(self.query_dim, self.value_dim), self.num_heads
         values = widest if self.value_dim < widest else self.nope_dim + self.value_dim  # a copy, or a view
-        kept = ahead.numbers(self.shape.width + self.latent_rank)
-        kept += ahead.numbers(heads * (2 * widest + values + self.value_dim))
+        kept = ahead.numbers(input_width(self.down) + input_width(self.up) + input_width(self.out))
+        kept += ahead.numbers(heads * (2 * widest + values))
         kept += attention_bytes(ahead, heads, heads * widest)
         copies = not (ahead.compiled or ahead.accelerator or ahead.dtype_bytes == FLOAT)
         # What the latent's norm keeps: the projections, of which the latent is a view; or copies (see `norm_inputs`).
-        kept += ahead.norm_inputs(self.latent_rank, ahead.dtype_bytes) if copies else ahead.numbers(sum(self.parts))
+        gradients = 1 + self.latent_norm.weight.requires_grad
+        inputs = ahead.norm_inputs(self.latent_rank, ahead.dtype_bytes, gradients=gradients)
+        kept += inputs if copies else ahead.numbers(sum(self.parts))
         return kept + ahead.floats(1)
 
     def working_bytes(self, ahead: ForwardPass) -> float:

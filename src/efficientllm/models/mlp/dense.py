@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from efficientllm.models.adapted import has_factors, input_width
 from efficientllm.models.forward_pass import ForwardPass
 from efficientllm.models.linear import Linear, factors_of
 from efficientllm.models.mlp._contract import Mlp, MlpEntry
@@ -15,6 +16,8 @@ from efficientllm.records.card import Card
 
 class GatedMlp(Mlp):
     """down(silu(gate(x)) * up(x)); gate and up are one matrix, in this order, so that a step makes one product."""
+
+    counts_frozen = True
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -35,7 +38,7 @@ class GatedMlp(Mlp):
         width, inner = self.shape.width, self.shape.mlp_width
         if ahead.recomputes:
             return 0.0 if ahead.compiled else ahead.residuals(width)
-        return ahead.numbers(width + (2 + self._kept_values(ahead)) * inner)
+        return ahead.numbers(input_width(self.gate_up) + (2 + self._kept_values(ahead)) * inner)
 
     def working_bytes(self, ahead: ForwardPass) -> float:
         """Return the gradients of the product, of gate and of up, and what is computed again."""
@@ -59,7 +62,11 @@ class GatedMlp(Mlp):
 
     def _kept_values(self, ahead: ForwardPass) -> int:
         """Return how many further tensors of the inner width are kept: the product, and eager silu(gate)."""
-        return 0 if self._fused(ahead) else 1 if ahead.compiled else 2
+        product = int(input_width(self.down) > 0)
+        if self._fused(ahead):
+            inside = type(self.down) is Linear or has_factors(self.down)
+            return 0 if inside else product
+        return product if ahead.compiled else product + 1
 
     def _layers(self, x_BTD: Tensor) -> Tensor:
         gate_up_BTG = self.gate_up(x_BTD)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from efficientllm.models.adapted import input_width
 from efficientllm.models.forward_pass import ForwardPass
 from efficientllm.models.linear import Linear
 from efficientllm.models.mlp._contract import Mlp, MlpEntry
@@ -14,6 +15,8 @@ from efficientllm.records.card import Card
 
 class GeluMlp(Mlp):
     """down(gelu(up(x))), with biases where `shape.mlp_bias` says so."""
+
+    counts_frozen = True
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -33,7 +36,7 @@ class GeluMlp(Mlp):
         """Return what went in, and what goes into and comes out of the GELU."""
         if ahead.recomputes:
             return 0.0 if ahead.compiled else ahead.residuals(self.shape.width)
-        return ahead.numbers(self.shape.width + 2 * self.shape.mlp_width)
+        return ahead.numbers(input_width(self.up) + self.shape.mlp_width + input_width(self.down))
 
     def working_bytes(self, ahead: ForwardPass) -> float:
         """Return the gradients on both sides of the GELU, and what is computed again."""
