@@ -44,7 +44,7 @@ def gradients(decoder: Decoder) -> tuple[float, Tensor]:
     return float(loss), torch.cat([p.grad.float().flatten() for p in decoder.parameters() if p.grad is not None])
 
 
-def whole_step(name: str, **told: object) -> None:
+def whole_step(name: str, **told: Choice) -> None:
     """Loss and gradients of two layers with adapters."""
     torch._dynamo.reset()
     takes_rank = "rank" in inspect.signature(registry.load("method", name).attach).parameters
@@ -66,7 +66,7 @@ def whole_step(name: str, **told: object) -> None:
                 layer.fast = None
     prepare_blocks(ours, settings)
     losses, found = zip(*(gradients(decoder.train()) for decoder in (ours, plain, exact)), strict=True)
-    title = " ".join([name, *map(str, told)])
+    title = " ".join([name, *(f"over {value.name}" for value in told.values())])
     say(f"{title}: loss", abs(losses[0] / losses[2] - 1), 2e-3)
     say(f"{title}: gradients", error_of(found[0], found[2]), ALLOWANCE * error_of(found[1], found[2]))
 
