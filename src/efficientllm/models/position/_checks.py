@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from efficientllm import catalog, registry
 from efficientllm.errors import Unsupported
-from efficientllm.models.checking import run_checks
+from efficientllm.checking import run_checks
 from efficientllm.models.decoder import Decoder
 from efficientllm.models.initial import initialise
 from efficientllm.models.mixers._contract import Mixer, MixerEntry, State

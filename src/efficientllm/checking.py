@@ -1,4 +1,4 @@
-"""Runs the checks of a slot's folder on one entry, as `efficientllm check` does."""
+"""Runs the checks of a folder on one entry, as `efficientllm check` does."""
 
 from __future__ import annotations
 
