@@ -106,7 +106,9 @@ def _own_file(kind: str, name: str, where: str) -> Path:
     if path.is_file() and path.suffix in wanted:
         return path.resolve()
     if path.is_file():
-        what = f"the file ends with none of {', '.join(wanted)}" if len(wanted) > 1 else f"the file is no {wanted[0]} file"
+        what = (
+            f"the file ends with none of {', '.join(wanted)}" if len(wanted) > 1 else f"the file is no {wanted[0]} file"
+        )
     beside = [file.name for file in path.parent.iterdir() if file.suffix in wanted] if path.parent.is_dir() else []
     near = did_you_mean(path.name, beside).strip()
     own = "Give a .py file, an adapter_config.json or its folder" if kind == "method" else "Give a .py file"

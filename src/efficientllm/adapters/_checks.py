@@ -21,12 +21,12 @@ from efficientllm.models import checkpoint
 from efficientllm.models.build import build_decoder
 from efficientllm.models.decoder import Decoder
 from efficientllm.precision.pack import pack_frozen
-from efficientllm.records.choice import Choice
+from efficientllm.records.choice import Choice, Scalar
 from efficientllm.records.model_settings import ModelSettings
 
 Check = Callable[[MethodEntry], None]
 
-SHAPE: dict[str, int | bool] = {"width": 64, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2, "mlp_width": 96}
+SHAPE: dict[str, Scalar] = {"width": 64, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2, "mlp_width": 96}
 #: Models by what is special about them: a family's with biases, one of no family, one with experts.
 MODELS = {
     "qwen": ModelSettings(shape={**SHAPE, "qkv_bias": True}),
@@ -80,7 +80,7 @@ def train(method: Attached, steps: int = 4, autocast: bool = False) -> list[floa
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):  # each time anew: it keeps copies of weights
             loss = method.decoder.loss(TOKENS[:, :-1], TOKENS[:, 1:])
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
         losses.append(loss.item())
     with torch.no_grad():
