@@ -95,7 +95,11 @@ FAULTS = [
     (replace(INT4, pack=lambda weight, bias, group: None), "card and options", "'group' has no default"),
     (replace(INT4, bits=3), "bits as it says", "a number takes 4.25 bits, bits says 3"),
     (replace(INT4, pack=lambda weight, bias: INT4.pack(weight.roll(1, 1), bias)), "any shape", "is lost"),
-    (replace(INT4, pack=lambda w, bias: INT4.pack(w.nan_to_num(), bias)), "hard numbers", "nan is packed"),
+    (
+        replace(INT4, pack=lambda w, bias: INT4.pack(w.nan_to_num(), bias)),
+        "hard numbers",
+        "a matrix with nan gives no error",
+    ),
     (
         faulty(lambda layer, f: lambda x, rows=slice(None): f(1.01 * x, rows)),
         "results and gradients are a dense layer's",
