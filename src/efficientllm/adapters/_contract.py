@@ -5,8 +5,8 @@ attach(decoder)  ─  training  ─  save(folder)  ─  merge()  ─  a decoder 
 A method of your own is the shortest of three:
 
     a configuration   an `adapter_config.json` of the peft library is a method as it is, by its path or its folder's
-    over peft         `attach` returns `attach_peft(decoder, config)` of `_peft.py`, as `lora.py` does: parameters, saving
-                      and merging are peft's, and the base may be packed
+    over peft         `attach` returns `attach_peft(decoder, config)` of `_peft.py`, as `lora.py` does: parameters,
+                      saving and merging are peft's, and the base may be packed
     anything else     subclass `Attached`; where some of the decoder's own parameters are trained, `WholeWeights` of
                       `_whole.py` has the rest, as in `freeze.py`. Without `AdaptedLinear` there is nothing to pack:
                       `over_packed` says so

@@ -7,8 +7,8 @@ else subclass `PackedLinear`: what is held lies in buffers of whole numbers, whi
 
     ENTRY = PrecisionEntry(card=..., pack=..., bits=...)
 
-and run `efficientllm check my_format.py`, which calls the checks of `_checks.py` that every format of this folder passes.
-Then use it by its path: `base_precision: ./my_format.py`. Its hash is in the record.
+and run `efficientllm check my_format.py`, which calls the checks of `_checks.py` that every format of this folder
+passes. Then use it by its path: `base_precision: ./my_format.py`. Its hash is in the record.
 """
 
 from __future__ import annotations
