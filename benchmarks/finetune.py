@@ -9,6 +9,7 @@ the processor, to see that all of it works; its figures mean nothing. The table 
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import queue
@@ -217,15 +218,19 @@ def by_loop(model: Any, trained: list[Any], case: Case) -> Any:
 
 
 def by_trainer(model: Any, case: Case) -> Any:
-    """Return a step of `transformers.Trainer`, which runs in a thread and waits before each."""
+    """Return a step of `transformers.Trainer`, which runs in a thread and waits before each.
+
+    The thread is stopped and waited for at the process' end: torch aborts a process that ends amid a thread's step.
+    """
     import torch
     import transformers
 
-    turns, losses = threading.Semaphore(0), queue.Queue[Any]()
+    turns, losses, ended = threading.Semaphore(0), queue.Queue[Any](), threading.Event()
 
     class Turns(transformers.TrainerCallback):  # type: ignore[misc]
-        def on_step_begin(self, *_: Any, **__: Any) -> None:
+        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             turns.acquire()
+            control.should_training_stop = ended.is_set()  # after this step, which nobody measures
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
             if logs and "loss" in logs:
@@ -249,7 +254,15 @@ def by_trainer(model: Any, case: Case) -> Any:
         except BaseException as error:  # noqa: BLE001 - raised by who waits for the step
             losses.put(error)
 
-    threading.Thread(target=train, daemon=True).start()
+    thread = threading.Thread(target=train, daemon=True)
+    thread.start()
+
+    def end() -> None:
+        ended.set()
+        turns.release()
+        thread.join()
+
+    atexit.register(end)
 
     def step() -> float:
         turns.release()

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
+from typer.testing import CliRunner
 
 from efficientllm import catalog, registry
-from efficientllm.data.instructions._contract import InstructionsEntry, pair, problems
+from efficientllm.cli.main import build_app
+from efficientllm.data.instructions._checks import CHECKS, check
+from efficientllm.data.instructions._contract import InstructionsEntry, Sample, pair
 from efficientllm.data.instructions._example import example_pairs
 from efficientllm.data.instructions_reader import check_instructions, find_instructions_reader, open_instructions
 from efficientllm.errors import DataError, UnknownNameError
@@ -44,38 +49,82 @@ def prompts(samples):
     return {sample.messages[-2].content for sample in samples}
 
 
+@pytest.mark.parametrize("what", CHECKS)
 @pytest.mark.parametrize("name", catalog.names("instructions"))
-def test_every_reader_keeps_the_contract(name, tmp_path):
-    assert problems(registry.load("instructions", name), tmp_path) == []
+def test_every_reader_passes_every_check(name, what, tmp_path, monkeypatch):
+    import datasets
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    CHECKS[what](registry.load("instructions", name))
 
 
-class Faulty:
-    """A reader that breaks every rule."""
+def faulty(train=(pair("a", "b"),), heldout=(pair("c", "d"),), **members):
+    """Return a reader of these samples; a callable gives them anew at each reading."""
 
-    calls = 0
+    class Reader:
+        details: ClassVar = {"files": "3"}
 
-    def __init__(self):
-        self.details = {"files": 3}
+        def samples(self, split):
+            given = train if split == "train" else heldout
+            return iter(given() if callable(given) else given)
 
-    def samples(self, split):
-        Faulty.calls += 1
-        more = [pair("same", f"{Faulty.calls}", "no part of it")]
-        return iter([pair("same", "a"), *more] if split == "train" else [pair("same", f"{Faulty.calls}")])
+        def fingerprint(self):
+            return "same"
 
-    def fingerprint(self):
-        Faulty.calls += 1
-        return str(Faulty.calls)
+    for name, member in members.items():
+        setattr(Reader, name, member)
+    return InstructionsEntry(title="Faulty", open=Reader)
 
 
-def test_the_contract_names_every_fault_of_a_faulty_reader(tmp_path):
-    found = "\n".join(problems(InstructionsEntry(title="", open=Faulty), tmp_path))
-    for fault in ("second reading", "opened again", "no part of its response", "fingerprint", "details"):
-        assert fault in found
-    Faulty.samples = lambda self, split: iter([pair("same", "a")])
-    assert "a prompt is in both splits" in "\n".join(problems(InstructionsEntry(title="", open=Faulty), tmp_path))
-    for bad, says in ([], "no samples"), (["text"], "is str"), ([pair("a", " ")], "a response is empty"):
-        Faulty.samples = lambda self, split, bad=bad: iter(bad)
-        assert says in "\n".join(problems(InstructionsEntry(title="", open=Faulty), tmp_path))
+def of_a_file(read):
+    """Return a reader of one file's text."""
+
+    def example(folder):
+        (folder / "a.jsonl").write_text("a\n")
+        return {"path": str(folder / "a.jsonl")}
+
+    def opened(path):
+        return faulty(lambda: read(Path(path)), lambda: read(Path(path))).open()
+
+    return InstructionsEntry(title="File", open=opened, example=example, endings=(".jsonl",))
+
+
+COUNTED = itertools.count()
+FAULTS = [
+    (replace(faulty(), title=" "), "opens as its example says", "title is empty"),
+    (replace(faulty(), open=lambda path: None), "opens as its example says", "'path' has no default"),
+    (faulty(train=()), "samples with prompt and response", "train: no samples"),
+    (faulty(heldout=["text"]), "samples with prompt and response", "heldout, sample 1 is str, not a Sample"),
+    (faulty([pair("a", " ")]), "samples with prompt and response", "a response is empty"),
+    (faulty([pair(" ", "a")]), "samples with prompt and response", "has no prompt"),
+    (faulty([pair("a", "b", "c")]), "samples with prompt and response", "no part of its response"),
+    (faulty([Sample(messages=())]), "samples with prompt and response", "does not end with a turn of the assistant"),
+    (faulty(lambda: [pair("a", f"{next(COUNTED)}")]), "the same each time", "second reading"),
+    (faulty(fingerprint=lambda self: f"{next(COUNTED)}"), "the same each time", "fingerprint"),
+    (faulty(heldout=[pair(" a ", "x")]), "no prompt in both splits", "in both splits"),
+    (faulty(details={"files": 3}), "details are text", "must be text"),
+    (of_a_file(lambda path: [pair("a", "b")]), "unusable files are refused", "of files with nothing it gives samples"),
+    (of_a_file(lambda path: [pair("a", "b")][: path.stat().st_size]), "unusable files are refused", "no text it gives"),
+    (of_a_file(lambda path: []), "unusable files are refused", "not there gives no error"),
+    (
+        of_a_file(lambda path: path.read_text() and []),
+        "unusable files are refused",
+        "UnicodeDecodeError, not in a Data",
+    ),
+]
+
+
+@pytest.mark.parametrize(("broken", "what", "says"), FAULTS)
+def test_a_fault_is_found_by_its_check(broken, what, says):
+    with pytest.raises(AssertionError) as found:
+        CHECKS[what](broken)
+    assert says in str(found.value)
+
+
+def test_every_check_has_a_fault_that_it_finds():
+    assert {what for _, what, _ in FAULTS} == set(CHECKS)
+    assert not [error for _, error in check(faulty()) if error]
 
 
 LAYOUTS = {
@@ -263,7 +312,11 @@ def test_a_users_own_reader_file_is_opened_with_its_options_and_keeps_the_contra
     )
     mine = Choice(name="my_reader", path=str(reader), sha256=registry.file_sha256(reader), options={"word": "b"})
     assert both(open_instructions(mine)) == ([pair("train", "b")], [pair("heldout", "b")])
-    assert problems(registry.load("instructions", str(reader)), tmp_path) == []
+    done = CliRunner().invoke(build_app(), ["check", str(reader)])
+    assert done.exit_code == 0 and done.output.count("✓") == len(CHECKS), done.output
+    reader.write_text(reader.read_text().replace("return self.word", "return id(self)"), encoding="utf-8")
+    done = CliRunner().invoke(build_app(), ["check", str(reader)])
+    assert done.exit_code == 1 and "✗ the same each time: fingerprint" in done.output
 
 
 def _bad(tmp_path: Path) -> dict[str, tuple[Choice, str]]:
@@ -303,7 +356,7 @@ def _bad(tmp_path: Path) -> dict[str, tuple[Choice, str]]:
         "unknown role": (at["role.jsonl"], "role.jsonl:1, turn 1: unknown role 'tool'"),
         "no turns": (at["turns.jsonl"], "'messages' is str, not a list of turns"),
         "no turn": (at["turn.jsonl"], "turn 1 is str, not an object"),
-        "no response": (at["unanswered.jsonl"], "have no training sample with a response"),
+        "no response": (at["unanswered.jsonl"], "no training sample with a response: 1 that were read have none. Give"),
         "nothing held out": (at["few.jsonl"], "have no held-out sample with a response"),
         "no line": (at["none.jsonl"], "have no training sample with a response"),
         "no list": (at["object.json"], "object.json: expected a list of samples"),

@@ -1,57 +1,32 @@
 """Every format of the folder holds what it says in the bits that it says, and serves as a frozen layer under adapters."""
 
-import copy
 import gc
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.checkpoint import checkpoint
+from typer.testing import CliRunner
 
 from efficientllm import catalog, registry
 from efficientllm.adapters._layer import AdaptedLinear
 from efficientllm.adapters.attach import attach
+from efficientllm.checking import run_checks
+from efficientllm.cli.main import build_app
 from efficientllm.errors import UnknownNameError, Unsupported, UserError
 from efficientllm.models.build import build_decoder
 from efficientllm.models.costs import facts, train_work
 from efficientllm.models.linear import num_parameters, stored_bytes
+from efficientllm.precision._checks import CHECKS, matrix, pack
 from efficientllm.precision._contract import PackedLinear, packed_bytes
 from efficientllm.precision.pack import load_precision, pack_frozen, unpack
 from efficientllm.records.choice import Choice
 from efficientllm.records.finetune_settings import FinetuneSettings
 
 FORMATS = catalog.names("precision")
-KINDS = {"float32": (torch.float32, False), "autocast": (torch.float32, True), "bfloat16": (torch.bfloat16, False)}
 SMALL = {"num_layers": 2, "width": 64, "num_heads": 4, "num_kv_heads": 2, "mlp_width": 96, "qkv_bias": True}
-
-
-def matrix(rows=96, columns=160, dtype=torch.float32, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(rows, columns, generator=generator).to(dtype)
-
-
-def packed(name, weight=None, bias=None):
-    return registry.load("precision", name).pack(matrix() if weight is None else weight, bias)
-
-
-def run(layer, x, autocast=False):
-    """Result and gradients of what goes in and of the bias, for a pull that differs from place to place."""
-    x = x.clone().requires_grad_()
-    bias = layer.bias.requires_grad_()
-    bias.grad = None
-    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        y = layer(x)
-    y.backward(torch.linspace(-1, 1, y.numel()).view(y.shape).to(y.dtype))
-    return y.detach(), x.grad, bias.grad
-
-
-def kept_by(call, *given):
-    kept = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: (kept.append(t), t)[1], lambda t: t):
-        call(*given)
-    return kept
 
 
 def decoder_of(**more):
@@ -59,101 +34,98 @@ def decoder_of(**more):
     return settings, build_decoder(settings, vocab_tokens=96, seed=0, device="cpu", dtype=torch.float32)
 
 
+def packed(name, weight=None):
+    return pack(registry.load("precision", name), weight)
+
+
+@pytest.mark.parametrize("what", CHECKS)
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_matrix_takes_the_bits_that_the_entry_says(name):
-    entry = registry.load("precision", name)
-    for dtype in (torch.float32, torch.bfloat16):
-        layer = entry.pack(matrix(512, 384, dtype), None)
-        assert 8 * layer.packed_bytes() / (512 * 384) == pytest.approx(entry.bits, rel=0.02)
-        assert not list(layer.parameters()) and layer.weight.dtype == dtype and layer.weight.shape == (512, 384)
+def test_every_format_passes_every_check(name, what):
+    CHECKS[what](registry.load("precision", name))
+
+
+INT4 = registry.load("precision", "int4")
+
+
+def faulty(fault):
+    """Return a format whose layer is broken once it is packed."""
+
+    def pack(weight, bias):
+        layer = INT4.pack(weight, bias)
+        layer.product = fault(layer, layer.product)
+        return layer
+
+    return replace(INT4, pack=pack)
+
+
+def keeps_the_matrix(layer, product):
+    def plain(x, rows=slice(None)):
+        return F.linear(x, layer.weight[rows], None if layer.bias is None else layer.bias[rows])
+
+    return plain
+
+
+def breaks_the_graph(layer, product):
+    def broken(x, rows=slice(None)):
+        torch._dynamo.graph_break()
+        return product(x, rows)
+
+    return broken
+
+
+def differs_each_time(layer, product):
+    calls = []
+
+    def changing(x, rows=slice(None)):
+        calls.append(x)
+        return product(x * len(calls), rows)
+
+    return changing
+
+
+def holds_floats(weight, bias):
+    layer = INT4.pack(weight, bias)
+    layer.register_buffer("fine", torch.tensor(1.0001))
+    made = type(layer).weight.fget
+    layer.__class__ = type("Fine", (type(layer),), {"weight": property(lambda self: made(self) * self.fine)})
+    return layer
+
+
+FAULTS = [
+    (replace(INT4, pack=lambda weight, bias, group: None), "card and options", "'group' has no default"),
+    (replace(INT4, bits=3), "bits as it says", "a number takes 4.25 bits, bits says 3"),
+    (replace(INT4, pack=lambda weight, bias: INT4.pack(weight.roll(1, 1), bias)), "any shape", "is lost"),
+    (
+        replace(INT4, pack=lambda w, bias: INT4.pack(w.nan_to_num(), bias)),
+        "hard numbers",
+        "a matrix with nan gives no error",
+    ),
+    (
+        faulty(lambda layer, f: lambda x, rows=slice(None): f(1.01 * x, rows)),
+        "results and gradients are a dense layer's",
+        "float32",
+    ),
+    (faulty(keeps_the_matrix), "keeps no matrix for the backward pass", "bytes are kept, of"),
+    (faulty(breaks_the_graph), "compiles into one graph", "graph"),
+    (faulty(differs_each_time), "recomputes", "recomputed"),
+    (replace(INT4, pack=holds_floats), "copies, casts and moves", "cast to bfloat16"),
+]
+
+
+@pytest.mark.parametrize(("broken", "what", "says"), FAULTS)
+def test_a_fault_is_found_by_its_check(broken, what, says):
+    ((_, error),) = run_checks({what: CHECKS[what]}, broken)
+    assert error is not None and says in error
+
+
+def test_every_check_has_a_fault_that_it_finds():
+    assert {what for _, what, _ in FAULTS} == set(CHECKS)
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_formats_card_has_title_source_and_claim(name):
+def test_a_format_of_the_folder_names_its_paper(name):
     card = registry.load("precision", name).card
-    words = {"memory", "compute", "latency", "throughput", "energy", "compression", "quality"}
-    assert card.title and card.source.startswith("arXiv:") and card.improves
-    assert set(card.improves) | set(card.costs) <= words
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", FORMATS)
-def test_results_and_gradients_are_those_of_a_dense_layer_of_the_matrix_that_is_read(name, kind):
-    dtype, autocast = KINDS[kind]
-    layer = packed(name, matrix(dtype=dtype), matrix(1, 96, dtype, seed=1)[0])
-    dense = nn.Linear(160, 96)
-    dense.weight, dense.bias = nn.Parameter(layer.weight.clone()), nn.Parameter(layer.bias.detach().clone())
-    for shape in ((2, 5, 160), (1, 160)):
-        x = torch.randn(shape, generator=torch.Generator().manual_seed(2)).to(dtype)
-        for got, expected in zip(run(layer, x, autocast), run(dense, x, autocast), strict=True):
-            assert got.dtype == expected.dtype
-            bound = 1e-5 if kind == "float32" else 1e-2
-            torch.testing.assert_close(got, expected, rtol=bound, atol=bound * expected.abs().max().item())
-        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            some = layer.product(x, slice(24, 57))
-            torch.testing.assert_close(some, layer(x)[..., 24:57], rtol=1e-2, atol=1e-2)
-
-
-@pytest.mark.parametrize("autocast", [False, True])
-@pytest.mark.parametrize("name", FORMATS)
-def test_nothing_of_the_matrix_but_its_codes_is_kept_for_the_backward_pass(name, autocast):
-    layer, x = packed(name), torch.randn(2, 5, 160, requires_grad=True)
-    for call in (layer, lambda x: layer.product(x, slice(0, 90))):
-        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            kept = kept_by(call, x)
-        assert kept and sum(t.nbytes for t in kept) <= layer.packed_bytes()
-
-
-@pytest.mark.parametrize("name", FORMATS)
-def test_a_compiled_layer_is_one_graph_with_the_same_results_and_keeps_no_more(name):
-    layer, x = packed(name, None, torch.zeros(96)), torch.randn(2, 5, 160)
-    model = nn.Sequential(layer, nn.SiLU(), packed(name, matrix(64, 96, seed=3)))
-    model.bias = layer.bias
-    compiled = torch.compile(model, backend="aot_eager_decomp_partition", fullgraph=True)
-    compiled.bias = layer.bias
-    for autocast in (False, True):
-        kept = kept_by(lambda: run(compiled, x, autocast))  # noqa: B023 # called at once
-        assert packed_bytes(model) <= sum(t.nbytes for t in kept) < packed_bytes(model) + 4 * 64 * 96
-        assert not [t for t in kept if t.is_floating_point() and t.numel() >= 64 * 96]
-        for got, expected in zip(run(compiled, x, autocast), run(model, x, autocast), strict=True):
-            torch.testing.assert_close(got, expected)
-
-
-@pytest.mark.parametrize("name", FORMATS)
-def test_recomputing_changes_nothing(name):
-    layer, x = packed(name, None, torch.zeros(96)), torch.randn(2, 5, 160)
-    expected = run(layer, x)
-    given = x.clone().requires_grad_()
-    y = checkpoint(layer, given, use_reentrant=False)
-    y.backward(torch.linspace(-1, 1, y.numel()).view(y.shape))
-    assert torch.equal(y, expected[0]) and torch.equal(given.grad, expected[1])
-
-
-@pytest.mark.parametrize("name", FORMATS)
-def test_copies_casts_and_saved_states_keep_the_matrix(name):
-    layer = packed(name, bias=torch.ones(96))
-    weight, held = layer.weight, layer.packed_bytes()
-    other = packed(name, matrix(seed=9), torch.zeros(96))
-    other.load_state_dict(layer.state_dict())
-    low = copy.deepcopy(layer).to(torch.bfloat16)
-    assert torch.equal(other.weight, weight) and torch.equal(copy.deepcopy(layer).weight, weight)
-    assert torch.equal(low.weight, weight.bfloat16()) and low.bias.dtype == torch.bfloat16
-    assert torch.equal(low.float().weight, weight), "a cast to bfloat16 and back has rounded what is held"
-    assert held == low.packed_bytes() == other.packed_bytes()
-    assert copy.deepcopy(layer).to("meta").weight.shape == (96, 160)
-    plain = unpack(layer)
-    assert type(plain) is nn.Linear and torch.equal(plain.weight, weight) and plain.bias is layer.bias
-    x = torch.randn(3, 160)
-    torch.testing.assert_close(plain(x), layer(x))
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (3, 7), (37, 111), (1, 129), (64, 64)])
-@pytest.mark.parametrize("name", FORMATS)
-def test_matrices_of_any_shape_are_held(name, shape):
-    weight = matrix(*shape)
-    layer = packed(name, weight)
-    assert (layer.weight - weight).norm() <= 0.15 * weight.norm()
-    assert layer(torch.randn(2, shape[1])).shape == (2, shape[0])
+    assert card.source.startswith("arXiv:") and card.improves
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -248,6 +220,7 @@ def test_a_method_that_trains_the_weights_themselves_is_refused_over_a_packed_ba
 
 OWN = '''"""Every number once, in a byte."""
 import torch
+from efficientllm.precision._checks import CHECKS, matrix, pack
 from efficientllm.precision._contract import PackedLinear, PrecisionEntry
 from efficientllm.records.card import Card
 
@@ -280,6 +253,42 @@ def test_a_format_of_ones_own_serves_by_its_path(tmp_path):
     assert decoder(torch.arange(8)[None]).isfinite().all()
     with pytest.raises(UserError, match=r"other\.py is a int, not a PrecisionEntry"):
         load_precision(Choice(name="other", path=str(other)))
+
+
+#: Sixteen values of one's own, in the blocks that are there.
+BLOCKS = '''"""Four bits with an exponent of two and a mantissa of one, a scale for each block of 32."""
+import torch
+from efficientllm.precision._blocks import Blocks, cut, join_codes
+from efficientllm.precision._contract import PrecisionEntry
+from efficientllm.precision._layer import pack_blocks
+from efficientllm.records.card import Card
+
+VALUES = torch.tensor([-6, -4, -3, -2, -1.5, -1, -0.5, 0, 0, 0.5, 1, 1.5, 2, 3, 4, 6])
+
+def code(flat):
+    numbers = cut(flat, 32)
+    scales = numbers.abs().amax(1) / 6
+    shares = numbers / torch.where(scales == 0, 1.0, scales)[:, None]
+    codes = torch.bucketize(shares, (VALUES[1:] + VALUES[:-1]) / 2)
+    return Blocks(join_codes(codes.flatten()), VALUES, scales)
+
+ENTRY = PrecisionEntry(
+    card=Card(title="fp4", source="own", improves=("memory",), costs=("quality",)),
+    pack=lambda weight, bias: pack_blocks(weight, bias, 32, code, "fp4: block"),
+    bits=5,
+)
+'''
+
+
+def test_the_command_checks_a_users_own_format_and_finds_its_fault(tmp_path):
+    good, bad = tmp_path / "good.py", tmp_path / "bad.py"
+    good.write_text(BLOCKS)
+    bad.write_text(OWN)
+    done = CliRunner().invoke(build_app(), ["check", str(good)])
+    assert done.exit_code == 0 and done.output.count("✓") == len(CHECKS), done.output
+    done = CliRunner().invoke(build_app(), ["check", str(bad)])
+    assert done.exit_code == 1
+    assert "✓ recomputes" in done.output and "✗ copies, casts and moves: a saved state" in done.output
 
 
 def test_packed_layers_are_not_packed_again():

@@ -135,7 +135,7 @@ def test_a_users_own_file_is_known_by_its_hash_not_its_path(tmp_path, monkeypatc
         (PRETRAIN + "axes: {mixer: []}", [], r"axes.mixer: expected a list of at least one value"),
         (PRETRAIN + "axes: {mixer: [mha, mha]}", [], r"axes.mixer: a value stands twice"),
         (PRETRAIN + "mixer: mha\naxes: {mixer: [mha]}", [], r"stages.pretrain.mixer: is also an axis"),
-        (PRETRAIN + "mixer: ./nowhere.py", [], r"unknown mixer file './nowhere.py'"),
+        (PRETRAIN + "mixer: ./nowhere.py", [], r"mixer './nowhere.py' in x.yaml: stages.pretrain.mixer: no such file"),
         (PRETRAIN + "corpus: stdlb", [], r"unknown corpus 'stdlb' .*Did you mean 'stdlib'\?"),
         (PRETRAIN + "skip: [{mixer: mha}]", [], r"needs a `because`"),
         (PRETRAIN + "baseline: {mixer: mha}", [], r"baseline: no trial has mixer: mha"),

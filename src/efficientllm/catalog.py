@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import ast
 import functools
+import os
 from pathlib import Path
 
-from efficientllm.errors import UnknownNameError
+from efficientllm.errors import NoSuchFileError, UnknownNameError, did_you_mean
 
 PACKAGE = Path(__file__).parent
 
@@ -61,11 +62,21 @@ def names(kind: str) -> list[str]:
 def is_path(kind: str, name: str) -> bool:
     """Whether an address is the path of a user's own file: one that ends with `.py`, or an adapter's configuration.
 
-    That may be given by its folder; an entry's name is the entry, whatever folders there are.
+    That may be given by its folder; an entry's name is the entry, whatever folders there are. A path that leads nowhere
+    is one all the same.
     """
     if kind == "recipe" or name in names(kind):
         return False
-    return name.endswith(".py") or (kind == "method" and (name.endswith(".json") or Path(name).is_dir()))
+    return looks_like_path(name) or (kind == "method" and Path(name).is_dir())
+
+
+def looks_like_path(name: str) -> bool:
+    """Whether a word can only be meant as a path.
+
+    >>> [looks_like_path(name) for name in ("mla", "my_mixer.py", "./adapter", "adapter_confg.json")]
+    [False, True, True, True]
+    """
+    return "/" in name or os.sep in name or name.startswith((".", "~")) or name.endswith((".py", ".json"))
 
 
 def path_of(kind: str, name: str, where: str = "") -> Path:
@@ -74,16 +85,34 @@ def path_of(kind: str, name: str, where: str = "") -> Path:
     So is, for a method, that of an `adapter_config.json`, or of a folder that holds one.
 
     Raises:
-        UnknownNameError: no such file; the message names the nearest entry.
+        UnknownNameError: no such entry; the message names the nearest.
+        NoSuchFileError: a path that leads to no such file; the message says what was looked for.
     """
     if is_path(kind, name):
-        path = Path(name) / "adapter_config.json" if Path(name).is_dir() else Path(name)
-        if path.is_file():
-            return path.resolve()
-        raise UnknownNameError(f"{kind} file", name, names(kind), where)
+        return _own_file(kind, name, where)
     if name not in names(kind):
         raise UnknownNameError(kind, name, names(kind), where)
     return PACKAGE / FOLDERS[kind] / f"{name}{'.yaml' if kind == 'recipe' else '.py'}"
+
+
+def _own_file(kind: str, name: str, where: str) -> Path:
+    """Return the file that a path leads to."""
+    path = Path(name).expanduser()
+    if kind == "method" and path.is_dir():
+        path, what = path / "adapter_config.json", "the folder holds no adapter_config.json"
+    else:
+        what = "a folder, where a file is wanted" if path.is_dir() else "no such file"
+    wanted = (".py", ".json") if kind == "method" else (".py",)
+    if path.is_file() and path.suffix in wanted:
+        return path.resolve()
+    if path.is_file():
+        what = (
+            f"the file ends with none of {', '.join(wanted)}" if len(wanted) > 1 else f"the file is no {wanted[0]} file"
+        )
+    beside = [file.name for file in path.parent.iterdir() if file.suffix in wanted] if path.parent.is_dir() else []
+    near = did_you_mean(path.name, beside).strip()
+    own = "Give a .py file, an adapter_config.json or its folder" if kind == "method" else "Give a .py file"
+    raise NoSuchFileError(kind, name, what, f"{near} {own}".strip(), names(kind), where)
 
 
 def module_name(kind: str, name: str) -> str:

@@ -3,6 +3,7 @@
     EfficientLLMError
     ├── UserError            wrong use: one line, exit code 2
     │   ├── UnknownNameError     a name that no folder holds, with the nearest one
+    │   │   └── NoSuchFileError      a path of a user's own that leads to no file
     │   ├── RecipeError          a recipe that cannot be read or makes no sense, with file and key
     │   ├── DataError            a corpus, tokenizer or text that cannot be used
     │   └── ResultsError         a results folder or file that cannot be read or written
@@ -42,6 +43,19 @@ class UnknownNameError(UserError):
         place = f" in {where}" if where else ""
         super().__init__(f"unknown {kind} {name!r}{place}. {did_you_mean(name, known)}Known: {', '.join(known)}.")
         self.kind, self.name, self.known = kind, name, known
+
+
+class NoSuchFileError(UnknownNameError):
+    """A user's own file that is not there.
+
+    >>> str(NoSuchFileError("mixer", "./mx.py", "no such file", "Give a .py file", ["mha"], where="a.yaml: axes.mixer"))
+    "mixer './mx.py' in a.yaml: axes.mixer: no such file. Give a .py file, or one of: mha."
+    """
+
+    def __init__(self, kind: str, name: str, what: str, give: str, known: Iterable[str], where: str = "") -> None:
+        super().__init__(kind, name, known, where)
+        place = f" in {where}" if where else ""
+        self.args = (f"{kind} {name!r}{place}: {what}. {give}, or one of: {', '.join(self.known)}.",)
 
 
 class RecipeError(UserError):

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[2] / "src" / "efficientllm"
 LEVELS = [
     {"errors", "units"},
     {"catalog"},
-    {"registry"},
+    {"registry", "checking"},
     {"records"},
     {"recipes"},
     {"store", "stats", "physics"},
@@ -31,7 +31,18 @@ JOINING = {"cli", "api"}
 MEASURING = {"data", "devices", "models", "adapters", "precision", "engines", "meters", "training", "planner"}
 MEASURING |= {"workloads", "bench"}
 READING = {"analysis", "report"}
-TORCH_FREE = {"errors", "units", "catalog", "registry", "records", "recipes", "store", "stats", "physics"} | READING
+TORCH_FREE = {
+    "errors",
+    "units",
+    "catalog",
+    "registry",
+    "checking",
+    "records",
+    "recipes",
+    "store",
+    "stats",
+    "physics",
+} | READING
 
 
 def modules():

@@ -1,6 +1,19 @@
 """What a fine-tuning method is: it says which numbers of a decoder are trained, and leaves a plain decoder at the end.
 
 attach(decoder)  ─  training  ─  save(folder)  ─  merge()  ─  a decoder as any other
+
+A method of your own is the shortest of three:
+
+    a configuration   an `adapter_config.json` of the peft library is a method as it is, by its path or its folder's
+    over peft         `attach` returns `attach_peft(decoder, config)` of `_peft.py`, as `lora.py` does: parameters,
+                      saving and merging are peft's, and the base may be packed
+    anything else     subclass `Attached`; where some of the decoder's own parameters are trained, `WholeWeights` of
+                      `_whole.py` has the rest, as in `freeze.py`. Without `AdaptedLinear` there is nothing to pack:
+                      `over_packed` says so
+
+End the file with `ENTRY = MethodEntry(card=..., attach=...)` and run `efficientllm check my_method.py`, which calls the
+checks of `_checks.py` that every method of this folder passes. Then use it by its path: `method=[lora,./my_method.py]`,
+with options as `method: {name: ./my_method.py, rank: 8}`. Its hash is in the record.
 """
 
 from __future__ import annotations
@@ -62,7 +75,8 @@ class MethodEntry:
     Attributes:
         card: the technique's claim.
         attach: `attach(decoder, **options)` changes the decoder; its keyword parameters are the options a recipe can
-            set. Random numbers are drawn from torch's state, which the caller has seeded.
+            set, each with a default. Random numbers are drawn from torch's state, which the caller has seeded. The
+            model computes at first what it did before. What does not fit a model raises `UserError` with its reason.
         alike: whether it does the same to all layers of a model, so that one of them tells what each takes.
         over_packed: why the method cannot be used over a base of low precision; empty if it can.
     """

@@ -42,7 +42,13 @@ def entry_of(path: Path) -> MethodEntry:
         raise UserError(f"{path} says no peft_type. Give an adapter_config.json of the peft library.")
 
     def attach(decoder: Decoder) -> Attached:
-        return attach_peft(decoder, config_of(decoder, said, path))
+        config = config_of(decoder, said, path)
+        try:
+            return attach_peft(decoder, config)
+        except UserError as error:  # it names layers or ranks of another model
+            model = said.get("base_model_name_or_path")
+            whose = f" It was made for {model}." if model else ""
+            raise UserError(f"{path}: {error}{whose}") from error
 
     card = Card(title=f"{said['peft_type']} of {path.name}", source="a configuration of the user's own")
     return MethodEntry(card=card, attach=attach, alike=False)

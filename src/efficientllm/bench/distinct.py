@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -43,20 +43,41 @@ def distinct_models(trials: Sequence[Trial]) -> list[ModelSettings]:
     return list(found.values())
 
 
-def read_text(settings: ModelSettings, cache: Path) -> None:
+def read_text(settings: ModelSettings, cache: Path) -> list[str]:
     """Read and pack the text of a trial, and see whether a model can have its shape.
+
+    Returns:
+        What its user should know of it, a line each: samples that did not fit.
 
     Raises:
         UserError: text that cannot be used, or a shape that makes no model.
     """
+    notes: list[str] = []
     if isinstance(settings, FinetuneSettings):
-        vocab_tokens = prepare_finetuning(settings, None, cache).corpus.tokenizer.vocab_tokens
+        text = prepare_finetuning(settings, None, cache)
+        vocab_tokens, notes = text.corpus.tokenizer.vocab_tokens, _unfit(settings, text.told.figures)
         if settings.model:  # its folder says the shape
-            return
+            return notes
     else:
         budget = settings.tokens if isinstance(settings, PretrainSettings) else None
         vocab_tokens = prepare(settings, cache, budget).tokenizer.vocab_tokens
     resolve_shape(settings, vocab_tokens)
+    return notes
+
+
+def _unfit(settings: FinetuneSettings, figures: Mapping[str, float]) -> list[str]:
+    """Say how many samples were longer than a row."""
+    found = []
+    for prefix, kind in (("", "training"), ("heldout_", "held-out")):
+        kept, cut, dropped = (
+            int(figures[f"{prefix}num_{what}"]) for what in ("samples", "truncated_samples", "dropped_samples")
+        )
+        if cut or dropped:
+            found.append(
+                f"instructions {settings.instructions.label()}: of {kept + dropped} {kind} samples {cut} are cut at "
+                f"{settings.sequence_tokens} tokens, {dropped} left out, whose prompt leaves no room for a response"
+            )
+    return found
 
 
 def _of_instructions(settings: FinetuneSettings) -> list[object]:

@@ -144,7 +144,8 @@ class StudyRun:
             read_meter(self.external)
         for settings in distinct_models(self.plan.trials):
             self.watcher.note(f"text: {settings.corpus.label()}")
-            read_text(settings, self.cache)
+            for note in read_text(settings, self.cache):
+                self.watcher.note(note)
         if self._ceilings is not None:
             return
         self.watcher.note("calibration of this device")

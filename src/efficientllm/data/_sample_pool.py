@@ -110,7 +110,7 @@ class _SampleTexts:
             number += 1
             yield _json(sample, f"instructions {self._name}: {split} sample {number}")
         if not number:
-            raise no_samples(self._name, split)
+            raise no_samples(self._name, split, self._instructions.details)
 
     def fingerprint(self) -> str:
         """Return the reader's, with how many held-out samples are read."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from efficientllm.data.corpus import Reader, check_splits, find_reader
 from efficientllm.data.instructions._contract import Instructions
 from efficientllm.errors import DataError
@@ -35,12 +38,15 @@ def check_instructions(choice: Choice) -> None:
     Raises:
         UserError: whatever keeps the samples from being read, in one line.
     """
-    check_splits(open_instructions(choice).samples, lambda split: no_samples(choice.label(), split))
+    opened = open_instructions(choice)
+    check_splits(opened.samples, lambda split: no_samples(choice.label(), split, opened.details))
 
 
-def no_samples(name: str, split: str) -> DataError:
-    """Return the error of a split without samples."""
+def no_samples(name: str, split: str, details: Mapping[str, str] = MappingProxyType({})) -> DataError:
+    """Return the error of a split without samples; `details` are the reader's, once the split was read."""
     what = "no training sample" if split == "train" else "no held-out sample"
-    return DataError(
-        f"instructions {name} have {what} with a response. Give more samples, or a folder with train and heldout files."
-    )
+    path, empty = details.get("path", ""), details.get(f"{split}_left_out_no_response")
+    whose = f"{name} {path}" if path and path not in name else name
+    so = f": {empty} that were read have none" if empty else ""
+    give = "Give samples with responses" if empty else "Give more samples, or a folder with train and heldout files"
+    return DataError(f"instructions {whose} have {what} with a response{so}. {give}.")

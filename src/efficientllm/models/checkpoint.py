@@ -27,7 +27,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from efficientllm.errors import UserError
+from efficientllm.errors import Unsupported, UserError
 from efficientllm.models.assemble import assemble
 from efficientllm.models.decoder import Decoder
 from efficientllm.models.families import config_of, family_of, shape_of
@@ -160,7 +160,10 @@ def _sidecar(folder: Path) -> Sidecar:
         raise UserError(f"{folder} holds no model: no config.json. Give the folder of a saved model.") from error
     except (json.JSONDecodeError, msgspec.DecodeError) as error:
         raise UserError(f"{folder} cannot be read: {error}. Give the folder of a saved model.") from error
-    shape = shape_of(config)
+    try:
+        shape = shape_of(config)
+    except Unsupported as error:
+        raise Unsupported(f"{folder}: {error}") from error
     fields = {name: value for name, value in asdict(shape).items() if name != "vocab_tokens"}
     return Sidecar(settings=ModelSettings(shape=fields, mixer=Choice(name="gqa")), shape=shape)
 

@@ -1,4 +1,15 @@
-"""What a number format is: how the matrix of a dense layer is held in it, and how it is read back."""
+"""What a number format is: how the matrix of a dense layer is held in it, and how it is read back.
+
+A format of your own: of sixteen values in blocks with a scale, write only what codes a block and hand it to
+`pack_blocks` of `_layer.py`, as `nf4.py` does; its layer has the kernel, the backward pass and the casts. For anything
+else subclass `PackedLinear`: what is held lies in buffers of whole numbers, which no cast of the model rounds, and
+`product` keeps no more than them for the backward pass. End the file with
+
+    ENTRY = PrecisionEntry(card=..., pack=..., bits=...)
+
+and run `efficientllm check my_format.py`, which calls the checks of `_checks.py` that every format of this folder
+passes. Then use it by its path: `base_precision: ./my_format.py`. Its hash is in the record.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +53,8 @@ class PrecisionEntry:
     Attributes:
         card: the technique's claim.
         pack: `pack(weight, bias, **options)` returns the layer of a matrix `[out_features, in_features]`; its keyword
-            parameters are the options a recipe can set.
+            parameters are the options a recipe can set, each with a default. A matrix with NaN or infinity raises
+            `UserError`.
         bits: bits of a number, its share of the scales included, with the default options.
     """
 

@@ -42,7 +42,7 @@ def _choice(slot: str, value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict) or not isinstance(value.get("name"), str):
         raise RecipeError(f"{where}: expected a name, a path, or {{name: …, option: value}}, got {value!r}.")
     name, options = value["name"], {key: option for key, option in value.items() if key != "name"}
-    if slot == "corpus" and _is_text_path(name):
+    if slot in ("corpus", "instructions") and _is_data_path(slot, name):
         return {"name": name, "options": options}
     path = catalog.path_of(slot, name, where)
     if not catalog.is_path(slot, name):
@@ -50,9 +50,9 @@ def _choice(slot: str, value: Any, where: str) -> dict[str, Any]:
     return {"name": path.stem, "options": options, "path": name, "sha256": file_sha256(path)}
 
 
-def _is_text_path(name: str) -> bool:
-    """A corpus may be given by the path of its text; its reader follows from what is there."""
-    if name.endswith(".py") or name in catalog.names("corpus"):
+def _is_data_path(slot: str, name: str) -> bool:
+    """A corpus, and instructions, may be given by the path of the data; its reader follows from what is there."""
+    if name.endswith(".py") or name in catalog.names(slot):
         return False
     return "/" in name or bool(Path(name).suffix) or Path(name).exists()
 

@@ -1,7 +1,16 @@
 """What a reader of instruction data is: something that gives the same samples, in two splits, every time it is asked.
 
-A reader's file ends with `ENTRY = InstructionsEntry(...)`. A user's own file does the same
-(`instructions: ./my_reader.py`); its `open` may return any object with the three members of `Instructions`.
+A reader of your own: write a class with the three members of `Instructions`, or hand records to `RecordInstructions` of
+`_records.py`, which finds their layout and makes the splits; end the file with
+
+    ENTRY = InstructionsEntry(title="Tickets and their answers", open=open_tickets, example=write_a_few)
+
+and run `efficientllm check my_reader.py`, which calls the checks of `_checks.py` that every reader of this folder
+passes.
+`open` takes the recipe's options as keywords and raises `DataError`, one line that says file and place, for what cannot
+be read; records without a response are left out and counted in `details`. `example` writes a small set into an empty
+folder and returns the options that open it, so that the checks have something to read. Then use it by its path:
+`instructions: {name: ./my_reader.py, path: ./tickets.csv}`. Its hash is in the record.
 """
 
 from __future__ import annotations
@@ -13,13 +22,10 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from efficientllm.data.corpora._contract import SPLITS, Split, no_example
+from efficientllm.data.corpora._contract import Split, no_example
 from efficientllm.records.choice import Scalar
 
 Role = Literal["system", "user", "assistant"]
-
-#: How many samples of a split the contract looks at.
-_CHECKED_SAMPLES = 1000
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -85,7 +91,7 @@ class InstructionsEntry:
         title: one line for lists.
         open: called with the recipe's options; raises `DataError` for what cannot be read.
         example: writes a small set of at least 40 samples into an empty folder and returns the options that open it;
-            the contract is checked on it.
+            the checks read it, and see what becomes of it when its files are emptied or gone.
         endings: endings of files that a plain path (`instructions: ./a.jsonl`) hands to this reader.
     """
 
@@ -93,50 +99,3 @@ class InstructionsEntry:
     open: Callable[..., Instructions]
     example: Callable[[Path], dict[str, Scalar]] = no_example
     endings: tuple[str, ...] = ()
-
-
-def problems(entry: InstructionsEntry, folder: Path) -> list[str]:
-    """Return what a reader does wrong, one sentence each; an empty list means that it keeps the contract.
-
-    Args:
-        entry: the reader.
-        folder: an empty folder for its example.
-    """
-    options = entry.example(folder)
-    first, second = entry.open(**options), entry.open(**options)
-    found: list[str] = []
-    prompts: dict[Split, set[str]] = {}
-    for split in SPLITS:
-        samples = _beginning(first, split)
-        wrong = _problems_of_split(split, samples)
-        prompts[split] = set() if wrong else {prompt_of(sample) for sample in samples}
-        found += wrong
-        if _beginning(first, split) != samples:
-            found.append(f"{split}: a second reading gives other samples")
-        if _beginning(second, split) != samples:
-            found.append(f"{split}: opened again, the data gives other samples")
-    if prompts["train"] & prompts["heldout"]:
-        found.append("a prompt is in both splits")
-    if first.fingerprint() != second.fingerprint():
-        found.append("fingerprint: opened again, the data has another one")
-    if not all(isinstance(part, str) for item in first.details.items() for part in item):
-        found.append("details: keys and values must be text")
-    return found
-
-
-def _problems_of_split(split: Split, samples: list[Sample]) -> list[str]:
-    if not samples:
-        return [f"{split}: no samples"]
-    wrong = next((s for s in samples if not isinstance(s, Sample)), None)
-    if wrong is not None:
-        return [f"{split}: a sample is {type(wrong).__name__}, not a Sample"]
-    if not all(s.messages and s.messages[-1].role == "assistant" for s in samples):
-        return [f"{split}: a sample does not end with a turn of the assistant"]
-    if not all(s.messages[-1].content.strip() for s in samples):
-        return [f"{split}: a response is empty"]
-    unsaid = next((s for s in samples if s.answer not in s.messages[-1].content), None)
-    return [f"{split}: an answer ({unsaid.answer!r}) is no part of its response"] if unsaid else []
-
-
-def _beginning(instructions: Instructions, split: Split) -> list[Sample]:
-    return [sample for sample, _ in zip(instructions.samples(split), range(_CHECKED_SAMPLES), strict=False)]

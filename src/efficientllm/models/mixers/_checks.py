@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from efficientllm.checking import run_checks
 from efficientllm.errors import Unsupported
-from efficientllm.models.checking import run_checks
 from efficientllm.models.mixers._contract import MixerEntry
 from efficientllm.models.mixers._probe import (
     BATCH,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from efficientllm.models.checking import run_checks
+from efficientllm.checking import run_checks
 from efficientllm.models.initial import initialise
 from efficientllm.models.mlp._contract import Mlp, MlpEntry
 from efficientllm.models.shape import Shape

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from efficientllm import catalog, registry
+from efficientllm.checking import run_checks
 from efficientllm.errors import Unsupported
-from efficientllm.models.checking import run_checks
 from efficientllm.models.decoder import Decoder
 from efficientllm.models.initial import initialise
 from efficientllm.models.mixers._contract import Mixer, MixerEntry, State

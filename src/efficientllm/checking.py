@@ -1,11 +1,11 @@
-"""Runs the checks of a slot's folder on one entry, as `efficientllm check` does."""
+"""Runs the checks of a folder on one entry, as `efficientllm check` does."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-from efficientllm.errors import EfficientLLMError
+from efficientllm.errors import EfficientLLMError, UserError
 
 E = TypeVar("E")
 
@@ -27,3 +27,18 @@ def run_checks(checks: Mapping[str, Callable[[E], None]], entry: E) -> list[tupl
         else:
             results.append((name, None))
     return results
+
+
+def hold_refused(call: Callable[[], object], what: str) -> None:
+    """Hold a call to be refused, in one line; `what` is what it was given."""
+    try:
+        call()
+    except UserError as error:
+        hold_one_line(error, what)
+    else:
+        raise AssertionError(f"{what} gives no error")
+
+
+def hold_one_line(error: UserError, what: str) -> None:
+    """Hold an error to be one line, as a user reads it."""
+    assert "\n" not in str(error), f"the error of {what} is more than one line"
