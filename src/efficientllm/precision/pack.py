@@ -20,7 +20,7 @@ def load_precision(choice: Choice) -> PrecisionEntry:
         UnknownNameError: no such format.
         UserError: an option that it does not have, or a file whose ENTRY is of another kind.
     """
-    return load_chosen("precision", choice, PrecisionEntry, lambda e: list(inspect.signature(e.pack).parameters)[2:])
+    return load_chosen("precision", choice, PrecisionEntry, _options)
 
 
 def pack_frozen(holders: Iterable[tuple[nn.Module, str]], choice: Choice) -> int:
@@ -37,6 +37,8 @@ def pack_frozen(holders: Iterable[tuple[nn.Module, str]], choice: Choice) -> int
         UserError: an option that it does not have or refuses.
     """
     entry, packed = load_precision(choice), 0
+    if entry.pack is None:
+        raise UserError(f"{choice.name} packs nothing: all weights have it. Name it as a dtype.")
     for owner, attribute in holders:
         layer = getattr(owner, attribute)
         if not isinstance(layer, PackedLinear):
@@ -55,7 +57,15 @@ def unpack(layer: PackedLinear) -> nn.Linear:
     return plain
 
 
+def _options(entry: PrecisionEntry) -> list[str]:
+    """Return the options that a recipe can set."""
+    if entry.pack is None:
+        return []
+    return [name for name in list(inspect.signature(entry.pack).parameters)[2:] if name != "moments_II"]
+
+
 def _pack(entry: PrecisionEntry, layer: nn.Linear, options: dict[str, Any]) -> PackedLinear:
+    assert entry.pack is not None
     made = entry.pack(layer.weight, layer.bias, **options)
     if not any(buffer.nbytes for buffer in made.buffers()) or (made.out_features, made.in_features) != tuple(
         layer.weight.shape
