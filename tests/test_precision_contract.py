@@ -22,7 +22,8 @@ from efficientllm.precision.pack import load_precision, pack_frozen, unpack
 from efficientllm.records.choice import Choice
 from efficientllm.records.finetune_settings import FinetuneSettings
 
-FORMATS = catalog.names("precision")
+ENTRIES = {name: registry.load("precision", name) for name in catalog.names("precision")}
+FORMATS = [name for name, entry in ENTRIES.items() if entry.pack and not entry.needs_inputs]
 KINDS = {"float32": (torch.float32, False), "autocast": (torch.float32, True), "bfloat16": (torch.bfloat16, False)}
 SMALL = {"num_layers": 2, "width": 64, "num_heads": 4, "num_kv_heads": 2, "mlp_width": 96, "qkv_bias": True}
 
