@@ -51,8 +51,8 @@ class ScaledCoder:
         """Return codes and scales of numbers."""
         grouped = x.float().unflatten(-1, (-1, self.group or x.shape[-1]))
         scales = (grouped.abs().amax(-1, keepdim=True) / self.largest).bfloat16()
-        held = scales.float()
-        per_scale = (grouped / torch.where(held == 0, 1.0, held)).clamp(-self.largest, self.largest)
+        held: Tensor = scales.float()
+        per_scale: Tensor = (grouped / torch.where(held == 0, 1.0, held)).clamp(-self.largest, self.largest)
         return self.to_codes(per_scale).flatten(-2), scales.squeeze(-1)
 
     def decode(self, coded: tuple[Tensor, ...], dtype: torch.dtype) -> Tensor:
@@ -60,7 +60,8 @@ class ScaledCoder:
         codes, scales = coded
         through = torch.float32 if dtype == torch.float16 else dtype
         grouped = self.from_codes(codes, through).unflatten(-1, (scales.shape[-1], -1))
-        return (grouped * scales.to(through)[..., None]).flatten(-2).to(dtype)
+        numbers: Tensor = grouped * scales.to(through)[..., None]
+        return numbers.flatten(-2).to(dtype)
 
     def to_codes(self, per_scale: Tensor) -> Tensor:
         """Return numbers from -largest to largest as codes."""
