@@ -19,13 +19,16 @@ from efficientllm.errors import UnknownNameError, Unsupported, UserError
 from efficientllm.models.build import build_decoder
 from efficientllm.models.costs import facts, train_work
 from efficientllm.models.linear import num_parameters, stored_bytes
-from efficientllm.precision._checks import CHECKS, matrix, pack
+from efficientllm.precision._checks import CHECKS, check, matrix, pack
 from efficientllm.precision._contract import PackedLinear, packed_bytes
 from efficientllm.precision.pack import load_precision, pack_frozen, unpack
 from efficientllm.records.choice import Choice
 from efficientllm.records.finetune_settings import FinetuneSettings
 
-FORMATS = catalog.names("precision")
+ENTRIES = {name: registry.load("precision", name) for name in catalog.names("precision")}
+PACKED = [name for name, entry in ENTRIES.items() if entry.pack]
+#: Those that serve under adapters.
+FORMATS = [name for name in PACKED if not ENTRIES[name].needs_inputs]
 SMALL = {"num_layers": 2, "width": 64, "num_heads": 4, "num_kv_heads": 2, "mlp_width": 96, "qkv_bias": True}
 
 
@@ -39,9 +42,14 @@ def packed(name, weight=None):
 
 
 @pytest.mark.parametrize("what", CHECKS)
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", PACKED)
 def test_every_format_passes_every_check(name, what):
     CHECKS[what](registry.load("precision", name))
+
+
+@pytest.mark.parametrize("name", sorted(ENTRIES.keys() - PACKED))
+def test_of_a_format_that_packs_nothing_its_card_is_checked(name):
+    assert check(ENTRIES[name]) == [("card and options", None)]
 
 
 INT4 = registry.load("precision", "int4")

@@ -26,6 +26,7 @@ FOLDERS = {
     "schedule": "training/schedules",
     "method": "adapters",
     "precision": "precision",
+    "cache_format": "precision/cache",
     "instructions": "data/instructions",
     "engine": "engines",
     "device": "devices",

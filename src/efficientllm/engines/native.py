@@ -18,6 +18,7 @@ from efficientllm.models.build import build_decoder
 from efficientllm.models.decoder import Decoder
 from efficientllm.models.decoder_state import DecoderState
 from efficientllm.models.linear import stored_bytes
+from efficientllm.precision.cache.choose import load_coder
 from efficientllm.records.card import Card
 from efficientllm.records.measurement import ModelFacts
 from efficientllm.records.settings import InferenceSettings
@@ -37,6 +38,7 @@ class NativeEngine:
 
     def __init__(self, decoder: Decoder, settings: InferenceSettings, disk_bytes: int) -> None:
         self._decoder = decoder.eval().requires_grad_(False)
+        self._decoder.code_cache(load_coder(settings.cache))
         self._settings, self._disk_bytes = settings, disk_bytes
         self._on_cuda = decoder.device.type == "cuda"
         self._run: Callable[..., Tensor] = decoder.run

@@ -84,7 +84,15 @@ def reference_flops(decoder: Decoder, num_tokens: int) -> float:
 
 
 def cache_bytes_per_token(decoder: Decoder, dtype_bytes: int) -> float:
-    """Return the growth of the decode state a token and a sequence, over all layers."""
+    """Return the growth of the decode state a token and a sequence, over all layers; of a coded cache, what it takes.
+
+    Args:
+        decoder: the model.
+        dtype_bytes: bytes of a number in a cache that is not coded.
+    """
+    coded = decoder.coded_bytes_per_token()
+    if coded is not None:
+        return coded
     return sum(block.mixer.cache_bytes_per_token(dtype_bytes) for block in _blocks(decoder))
 
 
@@ -136,7 +144,7 @@ def decode_work(decoder: Decoder, batch: int, context: int) -> Work:
     is read and written. `working_set_bytes` has each once.
     """
     dtype_bytes = decoder.dtype.itemsize
-    read = batch * sum(block.mixer.read_bytes(context, dtype_bytes) for block in _blocks(decoder))
+    read = batch * _state_bytes_read(decoder, context)
     written = batch * cache_bytes_per_token(decoder, dtype_bytes)
     rewritten = batch * sum(block.mixer.state_bytes(dtype_bytes) for block in _blocks(decoder))
     touched = _weight_bytes_read(decoder, batch, 1) + read + written
@@ -163,6 +171,17 @@ def _trained(decoder: Decoder) -> list[torch.nn.Parameter]:
 def _partly_frozen(decoder: Decoder) -> bool:
     """Whether some weights are trained and others are not; a model that only infers is counted as if all were."""
     return len({parameter.requires_grad for parameter in decoder.parameters()}) == 2
+
+
+def _state_bytes_read(decoder: Decoder, context: int) -> float:
+    """Return the fewest bytes of state that one further token of a sequence reads."""
+    dtype_bytes, blocks = decoder.dtype.itemsize, _blocks(decoder)
+    plain = sum(block.mixer.read_bytes(context, dtype_bytes) for block in blocks)
+    coded = decoder.coded_bytes_per_token()
+    if coded is None:
+        return plain
+    # What can be coded is a cache alone, of which a token reads the same part, however it is held.
+    return plain * coded / sum(block.mixer.cache_bytes_per_token(dtype_bytes) for block in blocks)
 
 
 def _weight_bytes_read(decoder: Decoder, num_tokens: int, num_positions: int) -> float:

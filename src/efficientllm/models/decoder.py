@@ -20,12 +20,13 @@ from efficientllm.models.block import Block
 from efficientllm.models.cross_entropy import mean_cross_entropy, sum_cross_entropy
 from efficientllm.models.decoder_state import DecoderState
 from efficientllm.models.linear import Embedding, Linear
-from efficientllm.models.mixers._contract import Mixer
+from efficientllm.models.mixers._contract import Mixer, State
 from efficientllm.models.mlp._contract import Mlp
 from efficientllm.models.norm import make_norm
 from efficientllm.models.part import Part, compute_dtype
 from efficientllm.models.position._contract import Position
 from efficientllm.models.shape import Shape
+from efficientllm.precision.cache._contract import CacheCoder
 
 
 class Decoder(nn.Module):
@@ -36,9 +37,11 @@ class Decoder(nn.Module):
         position: the position encoding, one for all layers.
         adjusted: what `match` changed in it, see `ModelFacts.adjusted`.
         checkpoints_blocks: whether the backward pass computes each layer once more instead of keeping what is in it.
+        cache_coder: number format of what is cached, None for that of the activations; `code_cache` sets it.
     """
 
     checkpoints_blocks = False
+    cache_coder: CacheCoder | None = None
 
     def __init__(
         self,
@@ -180,18 +183,47 @@ class Decoder(nn.Module):
         self, tokens_BT: Tensor, targets_BT: Tensor, sequence_ids_BT: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return the summed loss in nats (float64) and the number of targets that are not -100, for evaluation."""
-        hidden_BTD = self.hidden(tokens_BT, sequence_ids_BT=sequence_ids_BT)
+        hidden_BTD = self.hidden(tokens_BT, state=self.scoring_state(*tokens_BT.shape), sequence_ids_BT=sequence_ids_BT)
         return sum_cross_entropy(hidden_BTD.flatten(0, 1), self.head_weight, targets_BT.flatten())
 
     def allocate(self, batch: int, max_tokens: int, dtype: torch.dtype | None = None) -> DecoderState:
         """Return an empty state with room for `max_tokens` tokens in each of `batch` sequences."""
-        mixers = [self.block(number).mixer for number in range(self.shape.num_layers)]
-        layers = [mixer.allocate(batch, max_tokens, dtype or self.dtype, self.device) for mixer in mixers]
-        return DecoderState(layers, self.device)
+        return DecoderState(self._layer_states(batch, max_tokens, dtype or self.dtype, self.device), self.device)
+
+    def code_cache(self, coder: CacheCoder | None) -> None:
+        """Hold what is cached in a number format from now on; None for that of the activations.
+
+        Raises:
+            Unsupported: the mixer has nothing that could be held so.
+            UserError: the format's options do not fit the widths of what is cached.
+        """
+        if coder is not None:
+            for number in range(self.shape.num_layers):  # refused here, not at the first batch
+                self.block(number).mixer.allocate_coded(coder, 1, 1, self.dtype, torch.device("meta"))
+        self.cache_coder = coder
+
+    def scoring_state(self, batch: int, num_tokens: int) -> DecoderState | None:
+        """Return what a text read at once must be given so that each token sees what it would see in decoding.
+
+        None where the cache holds what was computed; else an empty state: what its format loses shows through it.
+        """
+        return None if self.cache_coder is None else self.allocate(batch, num_tokens)
+
+    def coded_bytes_per_token(self) -> float | None:
+        """Return the growth of a coded cache a token and a sequence, over all layers; None if it is not coded."""
+        if self.cache_coder is None:
+            return None
+        return sum(x.bytes_per_token() for x in self._layer_states(1, 1, self.dtype, torch.device("meta")))
 
     def step(self, tokens_B: Tensor, state: DecoderState) -> Tensor:
         """Add one token to each sequence and return the logits of the next, BV."""
         return self.forward(tokens_B[:, None], state=state)[:, 0]
+
+    def _layer_states(self, batch: int, max_tokens: int, dtype: torch.dtype, device: torch.device) -> list[State]:
+        mixers, coder = [self.block(number).mixer for number in range(self.shape.num_layers)], self.cache_coder
+        if coder is None:
+            return [mixer.allocate(batch, max_tokens, dtype, device) for mixer in mixers]
+        return [mixer.allocate_coded(coder, batch, max_tokens, dtype, device) for mixer in mixers]
 
     def _check_length(
         self,

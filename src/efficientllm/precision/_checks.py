@@ -25,7 +25,7 @@ _WORDS = {"memory", "compute", "latency", "throughput", "energy", "compression",
 
 def check(entry: PrecisionEntry) -> list[tuple[str, str | None]]:
     """Run all checks and return (what was checked, None or how it failed)."""
-    return run_checks(CHECKS, entry)
+    return run_checks(CHECKS if entry.pack else {"card and options": card}, entry)
 
 
 def matrix(rows: int = _OUT, columns: int = _IN, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
@@ -36,11 +36,19 @@ def matrix(rows: int = _OUT, columns: int = _IN, dtype: torch.dtype = torch.floa
 def pack(entry: PrecisionEntry, weight: Tensor | None = None, bias: Tensor | None = None) -> PackedLinear:
     """Return the layer of a matrix, with the format's default options."""
     weight = matrix() if weight is None else weight
-    layer = entry.pack(weight, None if bias is None else nn.Parameter(bias, requires_grad=False))
+    assert entry.pack is not None, "it packs nothing"
+    more = {"moments_II": moments(weight)} if entry.needs_inputs else {}
+    layer = entry.pack(weight, None if bias is None else nn.Parameter(bias, requires_grad=False), **more)
     shape = (layer.out_features, layer.in_features)
     assert isinstance(layer, PackedLinear), f"pack gives a {type(layer).__name__}, no PackedLinear"
     assert shape == tuple(weight.shape) == tuple(layer.weight.shape), f"{tuple(weight.shape)} is packed as {shape}"
     return layer
+
+
+def moments(weight: Tensor) -> Tensor:
+    """Return the mean of x xᵀ over inputs that lean on each other a little."""
+    x = matrix(2 * weight.shape[1], weight.shape[1], seed=4).double()
+    return (x.t() @ x / len(x) + 0.3).float()
 
 
 def run(layer: nn.Module, x: Tensor, autocast: bool = False) -> list[Tensor]:
@@ -82,8 +90,8 @@ def card(entry: PrecisionEntry) -> None:
     assert entry.card.title and entry.card.source, "its card lacks a title or a source"
     strange = {*entry.card.improves, *entry.card.costs} - _WORDS
     assert not strange, f"its card names {min(strange)!r}. Known: {', '.join(sorted(_WORDS))}"
-    options = list(inspect.signature(entry.pack).parameters.values())[2:]
-    bare = [option.name for option in options if option.default is option.empty]
+    options = list(inspect.signature(entry.pack).parameters.values())[2:] if entry.pack else []
+    bare = [option.name for option in options if option.default is option.empty and option.name != "moments_II"]
     assert not bare, f"the option {bare[0]!r} has no default"
 
 

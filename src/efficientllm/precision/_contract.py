@@ -56,11 +56,15 @@ class PrecisionEntry:
             parameters are the options a recipe can set, each with a default. A matrix with NaN or infinity raises
             `UserError`.
         bits: bits of a number, its share of the scales included, with the default options.
+        dtype: of a plain format, which packs nothing: the type that all weights then have; `pack` is None.
+        needs_inputs: whether `pack` takes `moments_II`, the mean of x xᵀ over a layer's inputs on calibration text.
     """
 
     card: Card
-    pack: Callable[..., PackedLinear]
+    pack: Callable[..., PackedLinear] | None
     bits: float
+    dtype: str = ""
+    needs_inputs: bool = False
 
 
 def packed_bytes(module: nn.Module) -> int:

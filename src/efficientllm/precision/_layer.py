@@ -77,6 +77,10 @@ class BlockLinear(PackedLinear):
         out: Tensor = _Corrected.apply(*given)  # type: ignore[no-untyped-call]
         return out
 
+    def packed(self) -> Blocks:
+        """Return what is held; a change of it in place is one of the matrix."""
+        return Blocks(*self._blocks())
+
     def extra_repr(self) -> str:
         """Return what a print of the model says of it."""
         sizes = f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"

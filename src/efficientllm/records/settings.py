@@ -10,7 +10,7 @@ from efficientllm.records.model_settings import Dtype, Length, ModelSettings, No
 from efficientllm.records.training_settings import TrainingSettings
 
 #: Settings that are filled from another folder than that of their own name.
-_SLOTS = {"outside": "corpus", "base_precision": "precision"}
+_SLOTS = {"outside": "corpus", "base_precision": "precision", "cache": "cache_format"}
 
 
 def slot_of(field: str) -> str:
@@ -45,12 +45,18 @@ class InferenceSettings(ModelSettings, frozen=True, kw_only=True, tag_field="wor
     """Prefill and decode, each in windows of its own over a grid, then held-out quality.
 
     Attributes:
+        model: folder or hub id of a model; empty: what the stage of `from` left, or random weights of `size`.
         engine: who runs the model.
+        precision: number format of the weights of all dense layers of the blocks; null: `dtype`.
+        cache: number format of what is cached; null: that of the activations.
         prefill: windows that time the prompt alone (TTFT).
         decode: windows that time one further token a sequence (TPOT), with `tokens` already in the cache.
     """
 
+    model: str = ""
     engine: Choice = Choice(name="native")
+    precision: Choice | None = None
+    cache: Choice | None = None
     prefill: tuple[Grid, ...] = (Grid(batch=1, tokens=512),)
     decode: tuple[Grid, ...] = (Grid(batch=1, tokens=512),)
 

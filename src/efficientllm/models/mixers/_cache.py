@@ -66,9 +66,9 @@ class AttentionCache(State):
         """Return the parts."""
         return self.parts
 
-    def bytes_per_token(self) -> int:
+    def bytes_per_token(self) -> float:
         """Return the growth a token and a sequence, in bytes."""
-        return sum(part.nbytes for part in self.parts) // (self.parts[0].shape[0] * self.max_tokens)
+        return sum(part.nbytes for part in self.parts) / (self.parts[0].shape[0] * self.max_tokens)
 
     def _views(self) -> tuple[Tensor, ...]:
         return tuple(part.transpose(2, 3) for part in self.parts) if self.tokens_last else self.parts

@@ -28,10 +28,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from efficientllm.errors import Unsupported
 from efficientllm.models.linear import num_parameters
 from efficientllm.models.part import Part
 from efficientllm.models.position._contract import Position, Positions
 from efficientllm.models.shape import Shape
+from efficientllm.precision.cache._contract import CacheCoder
 from efficientllm.records.card import Card
 
 
@@ -87,11 +89,13 @@ class Mixer(Part):
         shape: the decoder's shape, with what the mixer changes in it.
         rotary_dim: width of what it hands to `positions.rotate`; 0 if it never does.
         room_step: tokens by which its state grows at once, where it keeps something for several tokens together.
+        uncoded: why its state cannot be held in a number format of the cache; one that can has `allocate_coded`.
     """
 
     shape: Shape
     rotary_dim: int = 0
     room_step: int = 1
+    uncoded: str = "it does not say how its state could be held in another number format"
 
     def forward(
         self, x_BTD: Tensor, positions: Positions, state: State | None = None, sequence_ids_BT: Tensor | None = None
@@ -113,6 +117,19 @@ class Mixer(Part):
     def allocate(self, batch: int, max_tokens: int, dtype: torch.dtype, device: torch.device) -> State:
         """Return an empty state with room for `max_tokens` tokens in each of `batch` sequences."""
         raise NotImplementedError
+
+    def allocate_coded(
+        self, coder: CacheCoder, batch: int, max_tokens: int, dtype: torch.dtype, device: torch.device
+    ) -> State:
+        """Return the same, where what is remembered of each token lies coded in memory; `dtype` is that of the numbers.
+
+        Such a state has no constant part.
+
+        Raises:
+            Unsupported: the mixer remembers nothing that can be held so.
+            UserError: the coder's options do not fit the widths.
+        """
+        raise Unsupported(f"no number format of the cache serves {type(self).__name__}: {self.uncoded}")
 
     def model_flops(self, new_tokens: int, context: int = 0) -> float:
         """Return the floating-point operations of one sequence that adds `new_tokens` after `context` tokens.

@@ -97,6 +97,8 @@ class RecurrentMixer(RecurrentCosts):
         kernel: the function of flash-linear-attention that does what `chunks` does.
     """
 
+    uncoded = "its memory is no cache: each token rewrites it as a whole, and errors of rounding would add up"
+
     recent_shape: tuple[int, int]
     memory_shape: tuple[int, int, int]
     token_flops: float

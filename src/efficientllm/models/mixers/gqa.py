@@ -11,10 +11,12 @@ from efficientllm.models.linear import Linear
 from efficientllm.models.mixers._attention import attention, one_token_attention, reference_attention
 from efficientllm.models.mixers._attention_costs import attention_bytes, attention_working_bytes, repeats_keys
 from efficientllm.models.mixers._cache import AttentionCache
+from efficientllm.models.mixers._coded_cache import CodedCache
 from efficientllm.models.mixers._contract import Mixer, MixerEntry, State, causal_pairs
 from efficientllm.models.norm import RMSNorm
 from efficientllm.models.position._contract import Positions
 from efficientllm.models.shape import Shape
+from efficientllm.precision.cache._contract import CacheCoder
 from efficientllm.records.card import Card
 
 
@@ -77,6 +79,13 @@ class GroupedQueryAttention(Mixer):
         """Return an empty cache of keys and values."""
         widths = (self.shape.head_dim, self.shape.head_dim)
         return AttentionCache(batch, self.shape.num_kv_heads, widths, max_tokens, dtype, device)
+
+    def allocate_coded(
+        self, coder: CacheCoder, batch: int, max_tokens: int, dtype: torch.dtype, device: torch.device
+    ) -> State:
+        """Return an empty cache of keys and values in a number format of their own."""
+        widths = (self.shape.head_dim, self.shape.head_dim)
+        return CodedCache(coder, batch, self.shape.num_kv_heads, widths, max_tokens, dtype, device)
 
     def model_flops(self, new_tokens: int, context: int = 0) -> float:
         """Return projections, and two products a pair of tokens that see each other."""

@@ -12,10 +12,12 @@ from efficientllm.models.linear import Linear
 from efficientllm.models.mixers._attention import attention, one_token_attention, reference_attention
 from efficientllm.models.mixers._attention_costs import attention_bytes, attention_working_bytes
 from efficientllm.models.mixers._cache import AttentionCache
+from efficientllm.models.mixers._coded_cache import CodedCache
 from efficientllm.models.mixers._contract import Mixer, MixerEntry, State, causal_pairs
 from efficientllm.models.norm import RMSNorm
 from efficientllm.models.position._contract import Position, Positions
 from efficientllm.models.shape import Shape
+from efficientllm.precision.cache._contract import CacheCoder
 from efficientllm.records.card import Card
 
 
@@ -63,7 +65,7 @@ class MultiHeadLatentAttention(Mixer):
         window = self.shape.sliding_window
         if state is not None:
             assert isinstance(state, AttentionCache) and sequence_ids_BT is None
-            (seen_B1SW,) = state.append((torch.cat((latent_B1SR, key_B1SP), -1),), positions)
+            seen_B1SW = _remember(state, latent_B1SR, key_B1SP, positions)
             if x_BTD.shape[1] == 1:
                 return self._absorbed(nope_BNTH, rope_BNTP, seen_B1SW, positions, state.is_fixed_step(1))
             latent_B1SR, key_B1SP = seen_B1SW.split((self.latent_rank, self.rope_dim), -1)
@@ -85,6 +87,12 @@ class MultiHeadLatentAttention(Mixer):
     def allocate(self, batch: int, max_tokens: int, dtype: torch.dtype, device: torch.device) -> State:
         """Return an empty cache of latents and rotated keys, side by side."""
         return AttentionCache(batch, 1, (self.latent_rank + self.rope_dim,), max_tokens, dtype, device)
+
+    def allocate_coded(
+        self, coder: CacheCoder, batch: int, max_tokens: int, dtype: torch.dtype, device: torch.device
+    ) -> State:
+        """Return an empty cache in which latents and rotated keys, of different magnitude, are coded apart."""
+        return CodedCache(coder, batch, 1, (self.latent_rank, self.rope_dim), max_tokens, dtype, device)
 
     def model_flops(self, new_tokens: int, context: int = 0) -> float:
         """Return those of the absorbed form for one new token, of the expanded form for several."""
@@ -176,6 +184,14 @@ class MultiHeadLatentAttention(Mixer):
 
     def _pair_flops(self) -> float:
         return 2.0 * self.num_heads * (self.query_dim + self.value_dim)
+
+
+def _remember(state: AttentionCache, latent_B1TR: Tensor, key_B1TP: Tensor, positions: Positions) -> Tensor:
+    """Add new tokens to the cache and return all that may be read, latent and rotated key side by side, B1SW."""
+    if isinstance(state, CodedCache):
+        return torch.cat(state.append((latent_B1TR, key_B1TP), positions), -1)
+    (seen_B1SW,) = state.append((torch.cat((latent_B1TR, key_B1TP), -1),), positions)
+    return seen_B1SW
 
 
 def _count(name: str, value: int | None, default: int) -> int:

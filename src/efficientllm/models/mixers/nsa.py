@@ -42,6 +42,8 @@ class NativeSparseAttention(Mixer):
     choice of blocks is not differentiated; all else is.
     """
 
+    uncoded = "nsa's kernels read its caches as they are, and coded keys would change which blocks a token chooses"
+
     def __init__(
         self,
         shape: Shape,

@@ -1,0 +1,1 @@
+"""Number formats of what an attention layer remembers of the tokens it has seen: one file a format."""
