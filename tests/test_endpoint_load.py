@@ -45,7 +45,7 @@ def test_arrivals_are_random_with_the_right_mean_and_the_same_again():
 
 def test_a_stalled_server_is_not_forgiven_those_that_had_to_wait():
     """Requests that arrive while it stands still wait in its queue: each of them has its whole wait in its latency."""
-    with speaking(first_s=0.002, each_s=0.001, at_once=1, pause_at=12, pause_s=0.8) as (url, behaviour):
+    with speaking(first_s=0.002, each_s=0.001, at_once=1, pause_at=12, pause_s=0.8) as (url, _):
         replies, _ = seen_of(url, 40, per_second=40.0, seed=1)
     assert not any(reply.error for reply in replies)
     waits = sorted(reply.at_s[0] - reply.intended_s for reply in replies)

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
 from tests import speaking_server
@@ -30,7 +31,6 @@ from efficientllm.records.protocol import PROTOCOLS
 from efficientllm.records.series import Series
 from efficientllm.records.serve_settings import Load, RateSearch, ServeSettings
 from efficientllm.records.trial import make_trial
-from efficientllm.store.folder import Study
 from efficientllm.workloads.serve import meets
 from efficientllm.workloads.serving import Seen
 
@@ -39,11 +39,13 @@ PROGRAM = f"{sys.executable} {Path(speaking_server.__file__)} --port {{port}}"
 FAMILY = "import subprocess, sys; subprocess.run(sys.argv[1:])"
 
 
-def serve(text, folder, **given):
+def serve(text, folder, quick=0, **given):
     """Run a trial in this process; return its end, what was told, and its windows by name."""
     fields = {"requests": 12, "heldout_tokens": 256, "sequence_tokens": 32, "vocab_tokens": 320, "warmup_requests": 2}
     fields |= {"loads": (Load(concurrency=2, tokens=16, new_tokens=4),), "stall_s": 0.4, "start_limit_s": 20.0}
     settings = ServeSettings(corpus=Choice(name=str(text / "corpus")), **(fields | given))
+    if quick:  # fewer requests than a p95 asks for
+        msgspec.structs.force_setattr(settings, "requests", quick)
     trial = make_trial(settings=settings, protocol=PROTOCOLS["smoke"], device="cpu", seed=0, repeat=0)
     device = open_device("cpu")
     begin_s, marks = time.perf_counter(), Marks(folder / "events.jsonl", device, trial.protocol)
@@ -56,6 +58,14 @@ def serve(text, folder, **given):
     samples = Samples(device=device.info(), series=series, absent={}, begin_s=begin_s, end_s=at_s[1])
     told = sort_out(events.decode_events((folder / "events.jsonl").read_bytes())[0])
     return end, told, windows(told, [samples], 0.0, at_s[1], [])
+
+
+def alive(pid):
+    """Whether a process runs; one that has ended may wait for its parent, or for an init that reaps nobody."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def metric(key, window):
@@ -132,8 +142,8 @@ def test_a_started_server_is_ended_with_all_that_it_started():
     with server:
         server.wait(20.0)
         pids = server.pids()
-        assert len(pids) == 2 and all(map(psutil.pid_exists, pids))
-    assert not any(map(psutil.pid_exists, pids))
+        assert len(pids) == 2 and all(map(alive, pids))
+    assert not any(map(alive, pids))
 
 
 def test_a_started_server_does_not_outlive_us(tmp_path):
@@ -149,14 +159,14 @@ time.sleep(60)
     ours = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, cwd=tmp_path,
                             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})  # fmt: skip
     pids = [int(word) for word in ours.stdout.readline().split()]
-    assert pids and all(map(psutil.pid_exists, pids))
+    assert pids and all(map(alive, pids))
     ours.kill()
     ours.wait()
     ours.stdout.close()
     end_s = time.perf_counter() + 10.0
-    while any(map(psutil.pid_exists, pids)) and time.perf_counter() < end_s:
+    while any(map(alive, pids)) and time.perf_counter() < end_s:
         time.sleep(0.05)
-    assert not any(map(psutil.pid_exists, pids))
+    assert not any(map(alive, pids))
 
 
 def test_limits_are_met_by_95_of_100_and_by_no_window_that_was_cut_short():
@@ -172,42 +182,26 @@ def test_limits_are_met_by_95_of_100_and_by_no_window_that_was_cut_short():
 
 
 def test_a_search_on_a_real_server_finds_what_it_can_take(text, tmp_path):
-    """One request at a time, 8 ms each: up to 125 a second, less what queueing at random arrivals costs."""
-    search = RateSearch(ttft_p95_s=0.08, tpot_p95_s=1.0, start_per_minute=4000, precision=0.6, repeats=1, tokens=8,
+    """One request at a time, 20 ms each: 50 a second at most, and few requests do not show an overload by a half."""
+    search = RateSearch(ttft_p95_s=0.15, tpot_p95_s=1.0, start_per_minute=1200, precision=1.1, repeats=1, tokens=8,
                         new_tokens=2)  # fmt: skip
-    with speaking(first_s=0.004, each_s=0.004, at_once=1) as (url, _):
-        end, _, seen = serve(text, tmp_path, url=url, loads=(), search=search, requests=200, stall_s=5.0)
+    with speaking(first_s=0.01, each_s=0.01, at_once=1) as (url, _):
+        end, _, seen = serve(text, tmp_path, url=url, loads=(), search=search, requests=200, quick=40, stall_s=5.0)
     assert end.outcome == "ok", end
     found = next(window for window in seen if window.name == "capacity")
-    assert found.figures["rate_high_per_s"] <= 270 and metric("highest_rate", found) <= 125
+    assert found.figures["rate_high_per_s"] <= 140 and metric("highest_rate", found) <= 80
     assert found.figures["tried_rates"] == len({w.coordinates["per_minute"] for w in seen if w.name == "search"})
 
 
-def test_a_run_of_a_started_server_measures_its_processes(text, tmp_path):
-    recipe = tmp_path / "mini.yaml"
-    recipe.write_text(f"""
-name: mini
-protocol: smoke
-stages:
-  - workload: serve
-    corpus: {text / "corpus"}
-    vocab_tokens: 320
-    sequence_tokens: 32
-    heldout_tokens: 256
-    requests: 40
-    command: "{PROGRAM}"
-    loads: [{{concurrency: 2, tokens: 16, new_tokens: 8}}]
-""")
-    words = [sys.executable, "-m", "efficientllm.cli.main", "run", str(recipe), "--results", str(tmp_path / "results")]
-    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "End to end" in done.stdout
-    (measured,) = Study.open(tmp_path / "results" / "mini").measurements()
-    window = measured.find("serve", concurrency=2)
-    # the client alone took what it took before; what came to it is the server's interpreter
-    added = max(window.find("process_memory_bytes").values) - measured.figures["memory_baseline_bytes"]
-    assert added > measured.figures["server_idle_bytes"] > 4e6
-    assert measured.find("quality").figures["heldout_nats_per_token"] == 2.0
+def test_the_processes_of_a_started_server_are_watched_and_then_gone(text, tmp_path):
+    end, _, (window, quality) = serve(text, tmp_path, command=PROGRAM)
+    assert (end.outcome, window.outcome) == ("ok", "ok")
+    assert quality.figures["heldout_nats_per_token"] == 2.0
+    said, _ = events.decode_events((tmp_path / "events.jsonl").read_bytes())
+    pids = [event.pid for event in said if isinstance(event, events.Begun)]
+    assert len(pids) == 1 and pids[0] != os.getpid() and not alive(pids[0])
+    figures = {event.name: event.value for event in said if isinstance(event, events.Figure)}
+    assert figures["server_idle_bytes"] > 4e6 and "memory_preallocated" not in figures
 
 
 def test_a_server_that_never_answers_leaves_its_last_words():

@@ -26,7 +26,7 @@ from efficientllm.workloads.serving import Seen, Server, make_prompts, measure_l
 
 #: Servers that take their memory when they start, by what they call themselves in `/v1/models` or by their command.
 _RESERVE = ("vllm", "sglang", "llama-server", "llamacpp", "trtllm", "lmdeploy")
-#: A server whose memory moves by less between idle and load is taken for one of them.
+#: A server whose memory moves by less between idle and load may be another of them; that alone does not tell.
 _RESERVED_CHANGE = 0.01
 
 
@@ -190,13 +190,12 @@ def _tell_reserved(
         job.recorder.figure("server_idle_bytes", idle_bytes)
     change = abs(now_bytes / idle_bytes - 1) if now_bytes and idle_bytes else None
     if known:
-        why = f"{known} reserves its memory when it starts"
+        job.recorder.figure("memory_preallocated", 1)
+        text = f"memory is preallocated, no measure of what the work needs: {known} reserves it when it starts"
+        job.recorder.caution("preallocated", text)
     elif change is not None and change < _RESERVED_CHANGE:
-        why = f"after all loads the server held what it held idle, within {percent_text(change)}"
-    else:
-        return
-    job.recorder.figure("memory_preallocated", 1)
-    job.recorder.caution("preallocated", f"memory is preallocated, no measure of what the work needs: {why}")
+        text = f"after all loads the server held what it held idle, within {percent_text(change)}: it reserved that"
+        job.recorder.caution("memory_unmoved", f"{text} before, or its work needs little beside it")
 
 
 def _judge(job: Job, settings: ServeSettings, prepared: Prepared, endpoint: Endpoint, place: Place) -> None:
