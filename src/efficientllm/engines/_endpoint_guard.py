@@ -2,8 +2,8 @@
 
 python -m efficientllm.engines._endpoint_guard COMMAND …      (its standard input is a pipe that we hold open)
 
-It leads a process group of its own, in which the server runs. When the pipe closes, because we closed it or are gone, the
-group gets SIGTERM and, if it takes longer than that, SIGKILL. It exits as the server exits.
+It leads a process group of its own, in which the server runs. When the pipe closes, because we closed it or are gone,
+the group gets SIGTERM and, if it takes longer than that, SIGKILL. It exits as the server exits.
 """
 
 from __future__ import annotations
