@@ -14,13 +14,23 @@ from efficientllm.records.choice import Choice
 from efficientllm.records.measurement import Measurement
 from efficientllm.records.model_settings import ModelSettings
 from efficientllm.records.preset import OPEN, fill_slots
+from efficientllm.records.serve_settings import ServeSettings
 from efficientllm.records.settings import InferenceSettings, VerifySettings
 from efficientllm.records.training_settings import TrainingSettings
 from efficientllm.records.trial import Trial
 from efficientllm.units import count_text
 
 #: Windows that are no section of their own: they are read from within the others, or reported apart.
-_NOT_COMPARED = ("load", "idle", "quality", "quality_outside", "curve", "forgetting_before", "forgetting_after")
+_NOT_COMPARED = (
+    "load",
+    "idle",
+    "quality",
+    "quality_outside",
+    "curve",
+    "search",
+    "forgetting_before",
+    "forgetting_after",
+)
 
 #: What a user calls a loop of his own is its technique, no condition.
 _LOOP_NAME = "name"
@@ -80,6 +90,8 @@ def points(group: Group) -> list[Point]:
         if isinstance(settings, InferenceSettings):
             for name, grids in (("prefill", settings.prefill), ("decode", settings.decode)):
                 found |= {(name, (("batch", grid.batch), ("tokens", grid.tokens))): None for grid in grids}
+        elif isinstance(settings, ServeSettings):
+            found |= {("serve", tuple(sorted(load.coordinates().items()))): None for load in settings.loads}
         elif isinstance(settings, TrainingSettings):
             found[("train", ())] = None
         elif isinstance(settings, VerifySettings):

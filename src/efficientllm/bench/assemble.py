@@ -6,13 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from efficientllm.devices._contract import QUANTITIES
 from efficientllm.meters.samples import Samples
 from efficientllm.meters.together import figures_of_all
 from efficientllm.records import events
 from efficientllm.records.card import Card
 from efficientllm.records.measurement import Ceilings, DataFacts, ModelFacts
 from efficientllm.records.series import Series
-from efficientllm.records.window import Caution, Window
+from efficientllm.records.window import ELSEWHERE, Caution, Window
 
 #: The window in which the device idles with a context open.
 IDLE = "idle"
@@ -120,6 +121,10 @@ def _window(
         window=index, at_s=last_s, outcome="crashed", reason="the process ended inside this window"
     )
     sampled, figures, absent = figures_of_all(samples, opened.at_s, closed.at_s, idle)
+    elsewhere = told.missing.get(index, {}).get(ELSEWHERE)
+    if elsewhere:
+        absent = dict.fromkeys((*QUANTITIES, *figures, *absent), elsewhere)
+        sampled, figures = [], {}
     own = tuple(_joined(parts, rank) for (window, _, rank), parts in told.series.items() if window == index)
     return Window(
         name=opened.name,

@@ -121,6 +121,11 @@ class Marks:
         except SensorError as error:
             self.say(events.Missing(name="memory_baseline_bytes", reason=str(error)))
 
+    def watch(self, pid: int) -> None:
+        """Have one more process watched from now on."""
+        self.say(events.Begun(pid=pid))
+        self.flush()
+
     def progress(self, done: float, total: float, note: str = "") -> None:
         """Tell the person how far the trial is, a few times a second at most."""
         now_s = time.perf_counter()

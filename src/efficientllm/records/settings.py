@@ -7,6 +7,7 @@ import msgspec
 from efficientllm.records.choice import Choice
 from efficientllm.records.finetune_settings import FinetuneSettings
 from efficientllm.records.model_settings import Dtype, Length, ModelSettings, NonNegative, Positive, Rows
+from efficientllm.records.serve_settings import ServeSettings
 from efficientllm.records.training_settings import TrainingSettings
 
 #: Settings that are filled from another folder than that of their own name.
@@ -110,10 +111,25 @@ class UserSettings(
     dtype: Dtype = "float32"
 
 
-Settings = PretrainSettings | FinetuneSettings | InferenceSettings | VerifySettings | CalibrateSettings | UserSettings
+Settings = (
+    PretrainSettings
+    | FinetuneSettings
+    | InferenceSettings
+    | ServeSettings
+    | VerifySettings
+    | CalibrateSettings
+    | UserSettings
+)
 
 #: workload -> its settings, of those that a recipe can name.
 SETTINGS: dict[str, type[Settings]] = {
     str(kind.__struct_config__.tag): kind
-    for kind in (PretrainSettings, FinetuneSettings, InferenceSettings, VerifySettings, CalibrateSettings)
+    for kind in (
+        PretrainSettings,
+        FinetuneSettings,
+        InferenceSettings,
+        ServeSettings,
+        VerifySettings,
+        CalibrateSettings,
+    )
 }

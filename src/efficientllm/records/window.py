@@ -6,6 +6,9 @@ import msgspec
 
 from efficientllm.records.series import Series
 
+#: Told absent in a window whose work ran elsewhere: nothing that this machine's meters saw in it is kept.
+ELSEWHERE = "device"
+
 
 class Work(msgspec.Struct, frozen=True, kw_only=True):
     """What one step of a window does, counted from shapes; 0 means that it does not apply.
@@ -37,7 +40,7 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
     """One measured span.
 
     Attributes:
-        name: `train`, `prefill`, `decode`, `quality` or `user`; `load` and `idle` are reported apart.
+        name: `train`, `prefill`, `decode`, `serve`, `quality` or `user`; `load` and `idle` are reported apart.
         coordinates: where on the workload's grid, for example `{"batch": 1, "tokens": 4096}`.
         outcome: `ok`, or how it ended; `reason` says why.
         begin_s, end_s: on the measurement's clock.

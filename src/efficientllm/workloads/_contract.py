@@ -77,6 +77,10 @@ class Recorder(Protocol):
         """Note what the process holds now, before the model is built."""
         ...
 
+    def watch(self, pid: int) -> None:
+        """Have the meters watch one more process of the trial from now on, such as a server that it asks."""
+        ...
+
     def progress(self, done: float, total: float, note: str = "") -> None:
         """Tell the person how far the trial is."""
         ...

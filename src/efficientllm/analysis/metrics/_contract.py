@@ -17,10 +17,12 @@ from efficientllm.records.window import Window
 #: The six efficiency metrics and quality, in the order of a table's columns; a card's claims use the same words.
 GROUPS = ("memory", "compute", "latency", "throughput", "energy", "compression", "quality")
 
-TIMED = ("train", "prefill", "decode", "user")
+TIMED = ("train", "prefill", "decode", "serve", "user")
 ALL_WINDOWS = (*TIMED, "quality")
 #: Holds errors against a reference, no time.
 CHECKED = ("verify",)
+#: Holds what a search found, no time.
+FOUND = ("capacity",)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,10 @@ from efficientllm.physics.finding import dtype_of, num_devices
 from efficientllm.records.measurement import Measurement, ModelFacts
 from efficientllm.records.series import Series
 from efficientllm.records.window import Window
+from efficientllm.stats.percentile import percentile
 
+#: The window of a served load, whose steps are requests that overlap.
+SERVED = "serve"
 NOT_CALIBRATED = "the device is not calibrated here: run `efficientllm calibrate` first"
 
 
@@ -68,8 +71,8 @@ def mean_of(measurement: Measurement, window: Window, name: str) -> float | Abse
 
 
 def steps(measurement: Measurement, window: Window) -> tuple[float, ...] | Absent:
-    """Return the step times in seconds, or why there are none."""
-    series = find_series(measurement, window, "step_s")
+    """Return the step times in seconds, or why there are none; of served load a step is a request, end to end."""
+    series = find_series(measurement, window, "request_s" if window.name == SERVED else "step_s")
     return series if isinstance(series, Absent) else series.values
 
 
@@ -80,6 +83,9 @@ def per_second(measurement: Measurement, window: Window, amount: float, what: st
         return values
     if amount <= 0:
         return Absent(f"the work of a {window.name} step was not counted in {what}")
+    if window.name == SERVED:  # requests overlap: their times add up to more than has gone by
+        done = _served(measurement, window, amount)
+        return done if isinstance(done, Absent) else done / (window.end_s - window.begin_s)
     return amount * len(values) / sum(values)
 
 
@@ -91,7 +97,37 @@ def energy_per(measurement: Measurement, window: Window, amount: float, what: st
         return energy_j
     if isinstance(values, Absent):
         return values
-    return energy_j / (amount * len(values)) if amount > 0 else Absent(f"the work of a step was not counted in {what}")
+    if amount <= 0:
+        return Absent(f"the work of a step was not counted in {what}")
+    if window.name == SERVED:
+        done = _served(measurement, window, amount)
+        return done if isinstance(done, Absent) else energy_j / done
+    return energy_j / (amount * len(values))
+
+
+def _served(measurement: Measurement, window: Window, amount: float) -> float | Absent:
+    """Return what was served within a window: requests begun before and ended after it count by their tokens inside.
+
+    Args:
+        measurement: the window's.
+        window: of a served load.
+        amount: what one request does, in the unit that is asked for.
+    """
+    generated = find_figure(measurement, window, "generated_tokens")
+    if isinstance(generated, Absent):
+        return generated
+    if generated <= 0 or window.end_s <= window.begin_s:
+        return Absent("no token arrived in this window, or none could be counted")
+    return amount * generated / window.work.tokens
+
+
+def percentile_of(measurement: Measurement, window: Window, name: str, percent: float) -> float | Absent:
+    """Return a percentile of a series, or why there is none."""
+    series = find_series(measurement, window, name)
+    if isinstance(series, Absent):
+        return series
+    told = percentile(series.values, percent)
+    return Absent(told.absent) if told.value is None else told.value
 
 
 def idle_power_w(measurement: Measurement) -> float | Absent:

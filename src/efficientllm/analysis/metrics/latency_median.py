@@ -35,7 +35,7 @@ ENTRY = MetricEntry(
     ),
     group="latency",
     headline=TIMED,
-    titles={"train": "Step", "prefill": "TTFT", "decode": "TPOT"},
+    titles={"train": "Step", "prefill": "TTFT", "decode": "TPOT", "serve": "End to end"},
     measure=latency_median,
     order=0,
 )
