@@ -167,7 +167,11 @@ class TransformersEngine:
     def _run(self, tokens_BT: Tensor) -> Tensor:
         """Put tokens into the cache as the library does it, and return the logits after the last, BV."""
         out = self._model(
-            tokens_BT, past_key_values=self._cache, use_cache=True, logits_to_keep=1, **self._padding(tokens_BT.shape[1])
+            tokens_BT,
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=1,
+            **self._padding(tokens_BT.shape[1]),
         )
         logits_BV: Tensor = out.logits[:, -1]
         return logits_BV

@@ -66,7 +66,9 @@ def _counted(model: Any) -> ModelFacts:
     named = list(model.named_parameters())  # shared ones once
     total = sum(parameter.numel() for _, parameter in named)
     config = model.config.get_text_config()
-    experts = next((n for key in ("num_local_experts", "num_experts", "n_routed_experts") if (n := getattr(config, key, 0))), 0)
+    experts = next(
+        (n for key in ("num_local_experts", "num_experts", "n_routed_experts") if (n := getattr(config, key, 0))), 0
+    )
     idle = sum(parameter.numel() for name, parameter in named if ".experts." in name) if experts else 0
     used = getattr(config, "num_experts_per_tok", experts) or experts
     tables = {id(part.weight): part.weight.numel() for part in _tables(model)}

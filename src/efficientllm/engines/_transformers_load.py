@@ -7,7 +7,8 @@ belong together is refused: the library itself would draw missing weights at ran
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from efficientllm.models.decoder import Decoder
 from efficientllm.models.families import ARCHITECTURES, config_of
 from efficientllm.models.match import matched
 from efficientllm.models.shape import resolve_shape
-from efficientllm.models.weight_files import read_config, weight_files
+from efficientllm.models.weight_files import locate_weights, read_config
 from efficientllm.precision.pack import load_precision
 from efficientllm.records.choice import refuse_unknown_options
 from efficientllm.records.settings import InferenceSettings
@@ -74,15 +75,12 @@ def load_model(
         raise Unsupported("torch finds no CUDA device")
     if importlib.util.find_spec("transformers") is None:
         raise Unsupported(f"engine {engine} needs the package transformers")
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()  # the run has its own
     if folder is None:
         return _random(engine, settings, vocab_tokens, seed, where, dtype)
     config = read_config(folder)
     if config.get("model_type") == checkpoint.MODEL_TYPE:
         raise Unsupported(_no_cache(engine, checkpoint.describe(folder)[0].mixer.name))
-    weight_files(folder)
+    locate_weights(folder)  # what is wrong with the files is said here, before anything is built
     remote_code = settings.engine.options.get("remote_code") is True
     if config.get("auto_map") and not remote_code and config.get("model_type") not in ARCHITECTURES:
         raise UserError(
@@ -105,7 +103,7 @@ def _dtype(engine: str, settings: InferenceSettings) -> torch.dtype:
             f"cache {settings.cache.name}: the cache of engine {engine} has the format of the activations; "
             "engine native has others"
         )
-    name = settings.dtype
+    name: str = settings.dtype
     if settings.precision is not None:
         name = load_precision(settings.precision).dtype
         if not name:
@@ -137,14 +135,14 @@ def _random(
         raise Unsupported(_no_cache(engine, settings.mixer.name))
     import transformers
 
-    decoder = build_decoder(
-        settings, vocab_tokens=vocab_tokens, seed=seed, device="cpu", dtype=dtype, draws_on=where
-    )
+    decoder = build_decoder(settings, vocab_tokens=vocab_tokens, seed=seed, device="cpu", dtype=dtype, draws_on=where)
     class_ = getattr(transformers, ARCHITECTURES[family])
     config = class_.config_class.from_dict(config_of(outline.block(0).mixer.shape, family, _name(dtype)))
-    model, found = class_.from_pretrained(
-        None, config=config, state_dict=dict(checkpoint.file_tensors(decoder)), dtype=dtype, output_loading_info=True
-    )
+    weights = dict(checkpoint.file_tensors(decoder))
+    with _quiet():
+        model, found = class_.from_pretrained(
+            None, config=config, state_dict=weights, dtype=dtype, output_loading_info=True
+        )
     assert not found["missing_keys"] and not found["unexpected_keys"] and not found["mismatched_keys"], found
     return Loaded(model.to(where), outline, 0)
 
@@ -178,15 +176,17 @@ def _from_folder(engine: str, folder: Path, dtype: torch.dtype, where: torch.dev
 
     placed = {"device_map": str(where)} if where.type == "cuda" and importlib.util.find_spec("accelerate") else {}
     try:
-        model, found = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=dtype,
-            use_safetensors=True,
-            trust_remote_code=remote_code,
-            local_files_only=True,
-            output_loading_info=True,
-            **placed,
-        )
+        with _quiet():
+            model, found = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=remote_code,
+                local_files_only=True,
+                ignore_mismatched_sizes=True,  # they are refused below, by name
+                output_loading_info=True,
+                **placed,
+            )
     except ImportError as error:
         raise Unsupported(f"engine {engine}: {folder}: a package is missing: {_first_line(error)}") from error
     except torch.OutOfMemoryError:
@@ -197,6 +197,22 @@ def _from_folder(engine: str, folder: Path, dtype: torch.dtype, where: torch.dev
         raise Unsupported(f"engine {engine} cannot load {folder}: {_first_line(error)}") from error
     _check_found(folder, found)
     return model if placed else model.to(where)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the library's bars and tables to itself: what they say of a checkpoint is said in one line, or is wrong."""
+    from transformers.utils import logging
+
+    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _check_found(folder: Path, found: dict[str, Collection[Any]]) -> None:

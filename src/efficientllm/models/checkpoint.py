@@ -76,7 +76,11 @@ def save(
     draft.mkdir(parents=True)
     family = family_of_decoder(decoder)
     dtype = str(decoder.dtype).removeprefix("torch.")
-    save_file({name: part.clone() for name, part in file_tensors(decoder, weights)}, draft / "model.safetensors", metadata={"format": "pt"})
+    save_file(
+        {name: part.clone() for name, part in file_tensors(decoder, weights)},
+        draft / "model.safetensors",
+        metadata={"format": "pt"},
+    )
     config = _own_config(decoder, dtype) if family is None else config_of(decoder.block(0).mixer.shape, family, dtype)
     (draft / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     sidecar = Sidecar(settings=model_settings, shape=decoder.shape, adjusted=decoder.adjusted)

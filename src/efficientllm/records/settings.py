@@ -6,7 +6,15 @@ import msgspec
 
 from efficientllm.records.choice import Choice
 from efficientllm.records.finetune_settings import FinetuneSettings
-from efficientllm.records.model_settings import Dtype, Length, ModelSettings, NonNegative, Positive, Rows, refuse_told_by
+from efficientllm.records.model_settings import (
+    Dtype,
+    Length,
+    ModelSettings,
+    NonNegative,
+    Positive,
+    Rows,
+    refuse_told_by,
+)
 from efficientllm.records.training_settings import TrainingSettings
 
 #: Settings that are filled from another folder than that of their own name.
