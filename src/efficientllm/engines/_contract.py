@@ -9,7 +9,7 @@ Tokens are int64 tensors, anywhere; those that lie on `engine.device` already co
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -131,7 +131,14 @@ class Open(Protocol):
 
 @dataclass(frozen=True)
 class EngineEntry:
-    """An engine's entry."""
+    """An engine's entry.
+
+    Attributes:
+        card: the technique's claim.
+        open: returns the engine, with its model.
+        load_library: imports what `open` stands on: what a library takes is no memory of its engine.
+    """
 
     card: Card
     open: Open
+    load_library: Callable[[], None] = lambda: None

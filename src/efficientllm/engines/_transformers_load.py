@@ -6,9 +6,10 @@ belong together is refused: the library itself would draw missing weights at ran
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,12 @@ class Loaded:
     model: Any
     outline: Decoder | None
     disk_bytes: int
+
+
+def load_library() -> None:
+    """Import the library with what all its models share; where it is missing, `load_model` says so."""
+    with suppress(ImportError):
+        importlib.import_module("transformers.models.llama.modeling_llama")
 
 
 def load_model(

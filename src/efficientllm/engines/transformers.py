@@ -9,7 +9,7 @@ import torch
 
 from efficientllm.engines._contract import EngineEntry
 from efficientllm.engines._transformers import TransformersEngine
-from efficientllm.engines._transformers_load import load_model
+from efficientllm.engines._transformers_load import load_library, load_model
 from efficientllm.records.card import Card
 from efficientllm.records.settings import InferenceSettings
 
@@ -46,4 +46,5 @@ ENTRY = EngineEntry(
         note="the library's defaults; option remote_code runs code that came with a checkpoint",
     ),
     open=open_transformers,
+    load_library=load_library,
 )

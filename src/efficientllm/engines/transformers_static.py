@@ -21,7 +21,7 @@ from efficientllm.engines._compiling import compile_each_window
 from efficientllm.engines._contract import EngineEntry
 from efficientllm.engines._transformers import TransformersEngine
 from efficientllm.engines._transformers_cache import empty
-from efficientllm.engines._transformers_load import Loaded, load_model
+from efficientllm.engines._transformers_load import Loaded, load_library, load_model
 from efficientllm.errors import Unsupported
 from efficientllm.records.card import Card
 from efficientllm.records.settings import InferenceSettings
@@ -111,4 +111,5 @@ ENTRY = EngineEntry(
         note="against engine transformers; the whole room of a batch is held from its start",
     ),
     open=open_transformers_static,
+    load_library=load_library,
 )

@@ -35,6 +35,7 @@ def run(job: Job) -> None:
     recorder.data(prepared.facts)
     for name, value in prepared.sanity.items():
         recorder.figure(f"{name}_bits_per_byte", value)
+    registry.load("engine", settings.engine.address()).load_library()
     recorder.baseline_memory()
     with recorder.phase("load"):
         engine = _open_engine(job, settings, folder, prepared)
