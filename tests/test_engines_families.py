@@ -179,11 +179,22 @@ def test_a_checkpoints_code_runs_only_where_the_option_says_so(engine, copied, t
 
 @pytest.mark.parametrize("engine", THEIRS)
 def test_another_architecture_is_served_with_what_can_be_counted_and_no_more(engine, tmp_path):
-    expected = make(tmp_path / "gpt2", "gpt2", vocab_size=VOCAB, n_embd=32, n_layer=2, n_head=2, n_positions=40)
+    expected = make(
+        tmp_path / "gpt2",
+        "gpt2",
+        vocab_size=VOCAB,
+        n_embd=32,
+        n_layer=2,
+        n_head=2,
+        n_positions=40,
+        initializer_range=0.3,
+    )
     served = serve(engine, tmp_path / "gpt2")
     served.begin(2, 30)
     got = [served.prefill(X[:, :29]).clone(), served.decode(X[:, 29]).clone()]
     torch.testing.assert_close(torch.stack(got, 1), expected[:, 28:], atol=2e-4, rtol=1e-4)
+    prompts = [X[0, :12].tolist(), X[1, :3].tolist()]  # its positions are absolute: padding would move them
+    assert served.generate(prompts, 6).tolist() == [served.generate([prompt], 6)[0].tolist() for prompt in prompts]
     facts = served.facts()
     assert facts.weight_bytes == 4 * facts.parameters_total and facts.parameters_embedding == VOCAB * 32
     assert (served.decode_work(2, 30).tokens, served.decode_work(2, 30).model_flops) == (2, 0)
