@@ -9,10 +9,11 @@ import msgspec
 
 from efficientllm.data.finetuning import prepare_finetuning
 from efficientllm.data.prepare import prepare
+from efficientllm.data.serving import prepare_serving
 from efficientllm.models.shape import resolve_shape
 from efficientllm.records.finetune_settings import FinetuneSettings
 from efficientllm.records.model_settings import ModelSettings
-from efficientllm.records.settings import PretrainSettings
+from efficientllm.records.settings import InferenceSettings, PretrainSettings
 from efficientllm.records.trial import Trial
 
 
@@ -34,6 +35,7 @@ def distinct_models(trials: Sequence[Trial]) -> list[ModelSettings]:
                 settings.heldout_tokens,
                 settings.outside if isinstance(settings, PretrainSettings) else None,
                 _of_instructions(settings) if isinstance(settings, FinetuneSettings) else None,
+                settings.model if isinstance(settings, InferenceSettings) else "",
             ],
             order="deterministic",
         )
@@ -58,6 +60,9 @@ def read_text(settings: ModelSettings, cache: Path) -> list[str]:
         vocab_tokens, notes = text.corpus.tokenizer.vocab_tokens, _unfit(settings, text.told.figures)
         if settings.model:  # its folder says the shape
             return notes
+    elif isinstance(settings, InferenceSettings) and settings.model:  # its folder says the shape
+        prepare_serving(settings, None, cache)
+        return notes
     else:
         budget = settings.tokens if isinstance(settings, PretrainSettings) else None
         vocab_tokens = prepare(settings, cache, budget).tokenizer.vocab_tokens

@@ -10,11 +10,12 @@ from efficientllm.errors import UserError, did_you_mean
 _FILES = ("*.safetensors", "*.json", "*.jinja")
 
 
-def locate_model(name: str) -> Path:
+def locate_model(name: str, *, with_code: bool = False) -> Path:
     """Return the folder of a model.
 
     Args:
         name: a folder, or a hub id such as `Qwen/Qwen2.5-0.5B`.
+        with_code: whether its Python files are fetched too, for an engine that was told to run them.
 
     Raises:
         UserError: no such folder, or none with a model, and nothing of that name can be had from the hub.
@@ -30,7 +31,7 @@ def locate_model(name: str) -> Path:
     import huggingface_hub
 
     try:
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(_FILES)))
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=[*_FILES, *(["*.py"] if with_code else [])]))
     except (OSError, ValueError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"model {name!r} is no folder here and could not be had from the hub: {first}") from error

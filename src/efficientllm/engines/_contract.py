@@ -9,6 +9,7 @@ Tokens are int64 tensors, anywhere; those that lie on `engine.device` already co
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -20,6 +21,9 @@ from efficientllm.records.card import Card
 from efficientllm.records.measurement import ModelFacts
 from efficientllm.records.settings import InferenceSettings
 from efficientllm.records.window import Work
+
+#: Token ids of prompts: BT where all have one length, else a list each; at least one token in each.
+Prompts = Tensor | Sequence[Sequence[int]]
 
 
 class Engine(Protocol):
@@ -71,8 +75,11 @@ class Engine(Protocol):
         """
         ...
 
-    def generate(self, tokens_BT: Tensor, new_tokens: int) -> Tensor:
-        """Return the `new_tokens` likeliest next tokens, one after the other, as Bn; starts a batch of its own."""
+    def generate(self, prompts: Prompts, new_tokens: int) -> Tensor:
+        """Return the `new_tokens` likeliest next tokens, one after the other, as Bn; starts a batch of its own.
+
+        Prompts may have different lengths; each gets what it gets alone.
+        """
         ...
 
     def facts(self) -> ModelFacts:
@@ -124,7 +131,14 @@ class Open(Protocol):
 
 @dataclass(frozen=True)
 class EngineEntry:
-    """An engine's entry."""
+    """An engine's entry.
+
+    Attributes:
+        card: the technique's claim.
+        open: returns the engine, with its model.
+        load_library: imports what `open` stands on: what a library takes is no memory of its engine.
+    """
 
     card: Card
     open: Open
+    load_library: Callable[[], None] = lambda: None

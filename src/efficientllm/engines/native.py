@@ -11,7 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from efficientllm.engines._capture import CapturedStep
-from efficientllm.engines._contract import EngineEntry
+from efficientllm.engines._compiling import compile_each_window
+from efficientllm.engines._contract import EngineEntry, Prompts
+from efficientllm.engines._greedy import greedy
 from efficientllm.errors import Unsupported, UserError, did_you_mean
 from efficientllm.models import checkpoint, costs
 from efficientllm.models.build import build_decoder
@@ -44,7 +46,7 @@ class NativeEngine:
         self._run: Callable[..., Tensor] = decoder.run
         self._step: Callable[[Tensor, DecoderState], Tensor] = self._one_token
         if settings.compile:
-            _compile_each_window()
+            compile_each_window()
             self._run = torch.compile(decoder.run, dynamic=False)
             self._step = torch.compile(self._one_token, dynamic=False)
         self._state: DecoderState | None = None
@@ -125,13 +127,9 @@ class NativeEngine:
             nats, count = nats + float(total), count + int(number)
         return nats, count
 
-    def generate(self, tokens_BT: Tensor, new_tokens: int) -> Tensor:
+    def generate(self, prompts: Prompts, new_tokens: int) -> Tensor:
         """Return the `new_tokens` likeliest next tokens, one after the other, as Bn; starts a batch of its own."""
-        self.begin(tokens_BT.shape[0], tokens_BT.shape[1] + new_tokens)
-        chosen = [self.prefill(tokens_BT).argmax(-1)]
-        while len(chosen) < new_tokens:
-            chosen.append(self.decode(chosen[-1]).argmax(-1))
-        return torch.stack(chosen, dim=1)
+        return greedy(self, prompts, new_tokens)
 
     def facts(self) -> ModelFacts:
         """Return the model's counts."""
@@ -175,12 +173,6 @@ class NativeEngine:
             f"{new} tokens after {self._state.length} exceed the room for {self._max_tokens}"
         )
         return self._state
-
-
-def _compile_each_window() -> None:
-    """Let torch compile once for each shape of a grid, and fail where it would go on uncompiled without a word."""
-    torch._dynamo.config.recompile_limit = 256
-    torch._dynamo.config.fail_on_recompile_limit_hit = True
 
 
 def open_native(

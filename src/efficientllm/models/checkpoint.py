@@ -33,6 +33,7 @@ from efficientllm.models.decoder import Decoder
 from efficientllm.models.families import config_of, family_of, shape_of
 from efficientllm.models.match import with_adjusted
 from efficientllm.models.shape import Shape
+from efficientllm.models.weight_files import locate_weights, read_config, refuse_quantised
 from efficientllm.records.choice import Choice
 from efficientllm.records.model_settings import ModelSettings
 
@@ -75,7 +76,11 @@ def save(
     draft.mkdir(parents=True)
     family = family_of_decoder(decoder)
     dtype = str(decoder.dtype).removeprefix("torch.")
-    save_file(dict(_pieces(decoder, weights)), draft / "model.safetensors", metadata={"format": "pt"})
+    save_file(
+        {name: part.clone() for name, part in file_tensors(decoder, weights)},
+        draft / "model.safetensors",
+        metadata={"format": "pt"},
+    )
     config = _own_config(decoder, dtype) if family is None else config_of(decoder.block(0).mixer.shape, family, dtype)
     (draft / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     sidecar = Sidecar(settings=model_settings, shape=decoder.shape, adjusted=decoder.adjusted)
@@ -90,13 +95,12 @@ def load(folder: Path, device: str | torch.device = "cpu", dtype: torch.dtype = 
 
     Raises:
         UserError: no such folder, or its files do not belong together.
-        Unsupported: a model that this decoder cannot be.
+        Unsupported: a model that this decoder cannot be, or weights that are quantised already.
     """
-    sidecar = _sidecar(folder)
-    decoder = assemble(sidecar.shape, sidecar.settings, device=device, dtype=dtype)
-    decoder.adjusted = sidecar.adjusted
+    refuse_quantised(read_config(folder), folder)
+    decoder = outline(folder, device, dtype)
     parts, parameters = checkpoint_parts(decoder), dict(decoder.named_parameters())
-    where = _locate(folder)
+    where = locate_weights(folder)
     wanted = {name for pieces in parts.values() for name, _ in pieces}
     missing, surplus = wanted - where.keys(), set(where) - wanted - _harmless(decoder)
     if missing or surplus:
@@ -105,6 +109,18 @@ def load(folder: Path, device: str | torch.device = "cpu", dtype: torch.dtype = 
     with torch.no_grad():
         for name, pieces in parts.items():
             _fill(parameters[name], pieces, where, folder)
+    return decoder
+
+
+def outline(folder: Path, device: str | torch.device = "meta", dtype: torch.dtype = torch.float32) -> Decoder:
+    """Return the decoder of a folder with no weights in it: enough to count its costs on the device `meta`.
+
+    Raises:
+        As `load`, but for what concerns the weights.
+    """
+    sidecar = _sidecar(folder)
+    decoder = assemble(sidecar.shape, sidecar.settings, device=device, dtype=dtype)
+    decoder.adjusted = sidecar.adjusted
     return decoder
 
 
@@ -146,6 +162,14 @@ def checkpoint_parts(decoder: Decoder) -> dict[str, Parts]:
     return parts
 
 
+def file_tensors(decoder: Decoder, weights: Mapping[str, Tensor] | None = None) -> Iterator[tuple[str, Tensor]]:
+    """Yield name in the file -> its tensor on the processor, a view where it can be one; `weights` as in `save`."""
+    parameters = weights or dict(decoder.named_parameters())
+    for name, pieces in checkpoint_parts(decoder).items():
+        rows = parameters[name].detach().cpu().split([count for _, count in pieces])
+        yield from ((piece, part) for (piece, _), part in zip(pieces, rows, strict=True))
+
+
 def weight_file_bytes(folder: Path) -> int:
     """Return the bytes of a folder's weight files."""
     return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
@@ -155,24 +179,16 @@ def _sidecar(folder: Path) -> Sidecar:
     try:
         if (folder / SIDECAR).exists():
             return msgspec.json.decode((folder / SIDECAR).read_bytes(), type=Sidecar)
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{folder} holds no model: no config.json. Give the folder of a saved model.") from error
-    except (json.JSONDecodeError, msgspec.DecodeError) as error:
+    except msgspec.DecodeError as error:
         raise UserError(f"{folder} cannot be read: {error}. Give the folder of a saved model.") from error
     try:
-        shape = shape_of(config)
+        shape = shape_of(read_config(folder))
     except Unsupported as error:
         raise Unsupported(f"{folder}: {error}") from error
+    except KeyError as error:
+        raise UserError(f"{folder}: config.json lacks {error}. Give the folder of a saved model.") from error
     fields = {name: value for name, value in asdict(shape).items() if name != "vocab_tokens"}
     return Sidecar(settings=ModelSettings(shape=fields, mixer=Choice(name="gqa")), shape=shape)
-
-
-def _pieces(decoder: Decoder, weights: Mapping[str, Tensor] | None) -> Iterator[tuple[str, Tensor]]:
-    parameters = weights or dict(decoder.named_parameters())
-    for name, pieces in checkpoint_parts(decoder).items():
-        rows = parameters[name].detach().cpu().split([count for _, count in pieces])
-        yield from ((piece, part.clone()) for (piece, _), part in zip(pieces, rows, strict=True))
 
 
 def _fill(parameter: Tensor, pieces: Parts, where: dict[str, Path], folder: Path) -> None:
@@ -188,18 +204,6 @@ def _fill(parameter: Tensor, pieces: Parts, where: dict[str, Path], folder: Path
             )
         target.copy_(tensor)
         start += rows
-
-
-def _locate(folder: Path) -> dict[str, Path]:
-    """Return weight name -> the file that holds it."""
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise UserError(f"{folder} holds no *.safetensors. Convert its weights first.")
-    where: dict[str, Path] = {}
-    for path in files:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            where |= dict.fromkeys(file.keys(), path)
-    return where
 
 
 def _harmless(decoder: Decoder) -> set[str]:

@@ -194,6 +194,8 @@ def _settings(recipe: Recipe, stage: Stage, device: str, values: dict[str, Any],
     for key in taken:
         if key in plain:
             raise RecipeError(f"{recipe.file}: {where}.{key}: comes with `from: {stage.source}`. Set it there.")
+    if getattr(own, "model", ""):
+        raise RecipeError(f"{recipe.file}: {where}.model: comes with `from: {stage.source}`. Name one of them.")
     inherited = {key: getattr(parent.settings, key) for key in taken}
     for key in own.own_with_from:
         if key not in plain:

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from efficientllm.errors import UserError
 from efficientllm.records.choice import Choice
-from efficientllm.records.model_settings import Length, ModelSettings, Rows, Steps
+from efficientllm.records.model_settings import Length, ModelSettings, Rows, Steps, refuse_told_by
 from efficientllm.records.training_settings import TrainingSettings
-
-#: Settings that say what a model is; with `model` they come from its folder.
-_OF_THE_MODEL = ("size", "preset", "shape", "mixer", "position", "mlp", "match", "tokenizer")
 
 
 class FinetuneSettings(TrainingSettings, frozen=True, kw_only=True, tag_field="workload", tag="finetune"):
@@ -49,7 +45,5 @@ class FinetuneSettings(TrainingSettings, frozen=True, kw_only=True, tag_field="w
             UserError: settings that do not.
         """
         super().__post_init__()
-        plain = ModelSettings()
-        said = [key for key in _OF_THE_MODEL if self.model and getattr(self, key) != getattr(plain, key)]
-        if said:
-            raise UserError(f"model {self.model} says itself what its {said[0]} is. Leave {said[0]} out.")
+        if self.model:
+            refuse_told_by(self.model, self)

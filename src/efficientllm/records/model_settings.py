@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Literal
 
 import msgspec
 
+from efficientllm.errors import UserError
 from efficientllm.records.choice import Choice, Scalar
 from efficientllm.records.preset import OPEN, fill_slots
 
@@ -73,3 +74,19 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         if OPEN in chosen.values():
             for slot, choice in fill_slots(self.size, self.preset, chosen).items():
                 msgspec.structs.force_setattr(self, slot, choice)
+
+
+#: Settings that say what a model is; of a model that is named by its folder they come from there.
+_OF_THE_MODEL = ("size", "preset", "shape", "mixer", "position", "mlp", "match", "tokenizer")
+
+
+def refuse_told_by(model: str, settings: ModelSettings) -> None:
+    """Refuse settings that say what a model is beside a model that says it itself.
+
+    Raises:
+        UserError: there is one.
+    """
+    plain = ModelSettings()
+    said = [key for key in _OF_THE_MODEL if getattr(settings, key) != getattr(plain, key)]
+    if said:
+        raise UserError(f"model {model} says itself what its {said[0]} is. Leave {said[0]} out.")

@@ -6,7 +6,15 @@ import msgspec
 
 from efficientllm.records.choice import Choice
 from efficientllm.records.finetune_settings import FinetuneSettings
-from efficientllm.records.model_settings import Dtype, Length, ModelSettings, NonNegative, Positive, Rows
+from efficientllm.records.model_settings import (
+    Dtype,
+    Length,
+    ModelSettings,
+    NonNegative,
+    Positive,
+    Rows,
+    refuse_told_by,
+)
 from efficientllm.records.serve_settings import ServeSettings
 from efficientllm.records.training_settings import TrainingSettings
 
@@ -60,6 +68,16 @@ class InferenceSettings(ModelSettings, frozen=True, kw_only=True, tag_field="wor
     cache: Choice | None = None
     prefill: tuple[Grid, ...] = (Grid(batch=1, tokens=512),)
     decode: tuple[Grid, ...] = (Grid(batch=1, tokens=512),)
+
+    def __post_init__(self) -> None:
+        """Fill the open slots, and see whether the settings go together.
+
+        Raises:
+            UserError: settings that do not.
+        """
+        super().__post_init__()
+        if self.model:
+            refuse_told_by(self.model, self)
 
 
 class VerifySettings(ModelSettings, frozen=True, kw_only=True, tag_field="workload", tag="verify"):

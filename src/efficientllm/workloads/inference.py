@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 
 from efficientllm import registry
-from efficientllm.data.prepare import Prepared, prepare
+from efficientllm.data.prepare import Prepared
+from efficientllm.data.serving import prepare_serving
 from efficientllm.devices._contract import Device
 from efficientllm.engines._contract import Engine, EngineEntry
 from efficientllm.records.settings import Grid, InferenceSettings
@@ -19,7 +22,7 @@ _DECODE_RUN_TOKENS = 64
 
 
 def run(job: Job) -> None:
-    """Measure a checkpoint, or random weights where no parent left one.
+    """Measure a checkpoint, of a stage or the settings' `model`, or random weights where there is none.
 
     Windows: one `prefill` and one `decode` for each point of their grids, then `quality`, which is absent with its
     reason for random weights.
@@ -28,13 +31,14 @@ def run(job: Job) -> None:
     assert isinstance(settings, InferenceSettings)
     device = job.device
     with recorder.phase("data"):
-        prepared = prepare(settings, job.cache, None)
+        folder, prepared = prepare_serving(settings, job.parent_artifact, job.cache)
     recorder.data(prepared.facts)
     for name, value in prepared.sanity.items():
         recorder.figure(f"{name}_bits_per_byte", value)
+    registry.load("engine", settings.engine.address()).load_library()
     recorder.baseline_memory()
     with recorder.phase("load"):
-        engine = _open_engine(job, settings, prepared)
+        engine = _open_engine(job, settings, folder, prepared)
     copy_cards(recorder, settings)
     recorder.model(engine.facts())
     points = [("prefill", grid) for grid in settings.prefill] + [("decode", grid) for grid in settings.decode]
@@ -42,15 +46,15 @@ def run(job: Job) -> None:
         recorder.progress(i, len(points), f"{name} batch {grid.batch}, {grid.tokens} tokens")
         with recorder.attempt(name, {"batch": grid.batch, "tokens": grid.tokens}):
             _MEASURE[name](job, engine, prepared, grid, device)
-    _judge(job, settings, engine, prepared, device)
+    _judge(job, settings, engine, prepared, folder)
     engine.close()
 
 
-def _open_engine(job: Job, settings: InferenceSettings, prepared: Prepared) -> Engine:
+def _open_engine(job: Job, settings: InferenceSettings, folder: Path | None, prepared: Prepared) -> Engine:
     entry: EngineEntry = registry.load("engine", settings.engine.address())
     return entry.open(
         settings,
-        folder=job.parent_artifact,
+        folder=folder,
         vocab_tokens=prepared.tokenizer.vocab_tokens,
         seed=job.trial.seed,
         device=str(job.device.torch_device()),
@@ -110,14 +114,14 @@ def _decode(job: Job, engine: Engine, prepared: Prepared, grid: Grid, device: De
 _MEASURE = {"prefill": _prefill, "decode": _decode}
 
 
-def _judge(job: Job, settings: InferenceSettings, engine: Engine, prepared: Prepared, device: Device) -> None:
-    if job.parent_artifact is None:
+def _judge(job: Job, settings: InferenceSettings, engine: Engine, prepared: Prepared, folder: Path | None) -> None:
+    if folder is None:
         job.recorder.figure("random_weights", 1)
         work = engine.prefill_work(1, settings.sequence_tokens)
         with job.recorder.window("quality", work=work, adaptive=False) as window:
             window.absent("heldout_bits_per_byte", "random weights: there is no quality to judge")
         return
-    quality.judge(engine.score, prepared, settings, device, job.recorder)
+    quality.judge(engine.score, prepared, settings, job.device, job.recorder)
 
 
 def _prompt(prepared: Prepared, grid: Grid, device: Device) -> torch.Tensor:
