@@ -12,7 +12,8 @@ from efficientllm.records.window import Window
 
 
 def latency_median(measurement: Measurement, window: Window) -> float | Absent:
-    """Return the median step time, in seconds: a training step, a prompt (TTFT), or one further token (TPOT).
+    """Return the median step time, in seconds: a training step, a prompt (TTFT), one further token (TPOT),
+    or a batch of whole requests.
 
     Reads: series `step_s`. Source: arXiv 2505.13840, AL, which takes the mean (`latency_mean`).
 
@@ -31,11 +32,11 @@ ENTRY = MetricEntry(
         symbol="AL",
         unit="s",
         better="low",
-        meaning="median time of a step: training step, prompt (TTFT), or one further token (TPOT)",
+        meaning="median time of a step: training step, prompt (TTFT), one further token (TPOT), or whole request",
     ),
     group="latency",
     headline=TIMED,
-    titles={"train": "Step", "prefill": "TTFT", "decode": "TPOT"},
+    titles={"train": "Step", "prefill": "TTFT", "decode": "TPOT", "generate": "End to end"},
     measure=latency_median,
     order=0,
 )
