@@ -6,6 +6,8 @@ from __future__ import annotations
 EQUAL_BUDGETS = "equal_budgets"
 #: Begins a window where a section stands beside that of another stage, whose name follows.
 AGAINST = "against"
+#: Begins a window where a section is over all points of a grid; what it shows follows.
+GRID = "grid"
 
 #: Coordinates that are counts of what the word says.
 _COUNTED = {"tokens": "tokens", "new_tokens": "new tokens"}
@@ -27,6 +29,8 @@ def where(stage: str, window: str) -> str:
         return "at equal tokens, time and energy"
     if name == AGAINST:
         return window
+    if name == GRID:
+        return window.partition(" ")[2]
     said = []
     for coordinate in coordinates:
         key, _, value = coordinate.partition("=")

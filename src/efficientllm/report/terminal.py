@@ -52,7 +52,7 @@ def print_table(table: StudyTable, console: Console) -> None:
         page.item(sentence)
     notes = Footnotes()
     # apart: long headings of the one would widen the other
-    for sections in (table.sections, table.budgets, table.rank_changes):
+    for sections in (table.shown(), table.grids, table.crossovers, table.budgets, table.rank_changes):
         for lines in _blocks(sections, notes, console):
             page.line(lines)
     page.line(Text())
@@ -110,6 +110,8 @@ def _grid(section: Section, notes: Footnotes) -> list[list[Line]]:
 
 
 def _cell(column: Column, cell: Cell, notes: Footnotes) -> Line:
+    if cell.text:
+        return Line(Text(cell.text), Text())
     if cell.value is None:
         return Line(Text(f"–{notes.mark(cell.absent)}"), Text())
     sign, style = marks.SIGNS.get(cell.verdict, " "), _STYLES.get(cell.verdict, "")

@@ -90,6 +90,9 @@ def _row(row: Row, columns: Sequence[Column], notes: Footnotes, reach: float) ->
 
 
 def _cell(column: Column, cell: Cell, row: Row, notes: Footnotes, reach: float) -> CellView:
+    if cell.text:
+        sort = "" if cell.value is None else repr(cell.value)
+        return CellView(label=column.title, figure=cell.text, hint=column.meaning, sort=sort)
     if cell.value is None:
         return CellView(label=column.title, figure="–", note=notes.number(cell.absent), hint=cell.absent)
     return CellView(
