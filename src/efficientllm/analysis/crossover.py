@@ -83,10 +83,7 @@ def _cell(ratios: Mapping[int, Mapping[int, float]]) -> Cell:
     found = crossover(ratios)
     if found is None:
         return Cell(absent="fewer than two batches were measured with it and the baseline in the same repeat")
-    why = (
-        "" if found.low is not None or found.high is not None else "too few repeats, or no end within what was measured"
-    )
-    return Cell(value=found.batch, low=found.low, high=found.high, why_no_interval=why, text=sentence(found))
+    return Cell(value=found.batch, low=found.low, high=found.high, text=sentence(found))
 
 
 def sentence(found: Crossover) -> str:
@@ -99,6 +96,8 @@ def sentence(found: Crossover) -> str:
     """
     ends = f"{found.measured[0]} to {found.measured[-1]}"
     unsure = f"; cannot tell at {_listed(found.unsure)}" if found.unsure else ""
+    if found.unsure == found.measured:
+        return f"cannot tell at any measured batch ({ends})"
     if found.kind == "always":
         return f"helps at every measured batch ({ends}{unsure})"
     if found.kind == "never":

@@ -109,7 +109,8 @@ def _grid(kind: str, key: str, found: Sequence[Section]) -> Section | None:
     metric = next((column for column in found[0].columns if column.key == key), None)
     names = _names(found)
     rows = tuple(
-        Row(technique=_point(section), cells={name: _cell(section, name, key) for name in names}) for section in found
+        Row(technique=_point(section), cells={name: _cell(section, name, key) for name in names})
+        for section in sorted(found, key=_batch_last)
     )
     if metric is None or all(cell.value is None for row in rows for cell in row.cells.values()):
         return None
@@ -125,13 +126,19 @@ def _grid(kind: str, key: str, found: Sequence[Section]) -> Section | None:
     )
 
 
+def _batch_last(section: Section) -> tuple[int, ...]:
+    """Return what puts batches beneath each other, under each prompt and output length."""
+    coordinates = place(section)[1]
+    return (*(value for key, value in sorted(coordinates.items()) if key != "batch"), coordinates.get("batch", 0))
+
+
 def _point(section: Section) -> str:
     """Return a point as the first column of a grid names it: what follows the window's name."""
     return where(section.stage, section.window).partition(", ")[2]
 
 
 def _glance(kinds: Mapping[str, Sequence[Section]], by_id: Mapping[str, Measurement]) -> Section:
-    """Return one row a technique: each kind's first metric at its ends, costs at the largest point, bytes of the model."""
+    """Return a row a technique: each kind's first metric at its ends, costs at the largest point, the model's bytes."""
     chosen = [(section, _METRICS[kind][0]) for kind, found in kinds.items() for section in _ends(found)]
     largest = _ends(kinds.get("decode") or next(iter(kinds.values())))[-1]
     chosen += [(largest, key) for key in _AT_LARGEST]
@@ -160,9 +167,10 @@ def _chosen_column(section: Section, key: str) -> Column | None:
     column = next((column for column in section.columns if column.key == key), None)
     if column is None or key in ("compression_resident", "bits_per_byte"):
         return column
-    batch, tokens = (place(section)[1].get(name, 0) for name in ("batch", "tokens"))
+    coordinates = place(section)[1]
+    point = "×".join(str(coordinates[name]) for name in ("batch", "tokens", "new_tokens") if name in coordinates)
     meaning = f"{column.meaning}; {where(section.stage, section.window)}"
-    return replace(column, key=f"{key}@{section.window}", title=f"{column.title} {batch}×{tokens}", meaning=meaning)
+    return replace(column, key=f"{key}@{section.window}", title=f"{column.title} {point}", meaning=meaning)
 
 
 def _counts(row: Row, by_id: Mapping[str, Measurement]) -> dict[str, Cell]:

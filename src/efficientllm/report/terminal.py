@@ -52,7 +52,8 @@ def print_table(table: StudyTable, console: Console) -> None:
         page.item(sentence)
     notes = Footnotes()
     # apart: long headings of the one would widen the other
-    for sections in (table.shown(), table.grids, table.crossovers, table.budgets, table.rank_changes):
+    points = [(section,) for section in table.grids]
+    for sections in (table.shown(), *points, table.crossovers, table.budgets, table.rank_changes):
         for lines in _blocks(sections, notes, console):
             page.line(lines)
     page.line(Text())

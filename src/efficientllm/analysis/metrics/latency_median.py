@@ -14,7 +14,8 @@ from efficientllm.records.window import Window
 def latency_median(measurement: Measurement, window: Window) -> float | Absent:
     """Return the median step time, in seconds.
 
-    A training step, a prompt (TTFT), one further token (TPOT), or a batch of whole requests. Reads: series `step_s`. Source: arXiv 2505.13840, AL, which takes the mean (`latency_mean`).
+    A training step, a prompt (TTFT), one further token (TPOT), or a batch of whole requests.
+    Reads: series `step_s`. Source: arXiv 2505.13840, AL, which takes the mean (`latency_mean`).
 
     >>> from efficientllm.analysis.metrics._example import measured
     >>> latency_median(*measured(step_s=(0.5, 0.25, 9.0)))
