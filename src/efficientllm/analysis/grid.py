@@ -123,6 +123,8 @@ def _grid(kind: str, key: str, found: Sequence[Section]) -> Section | None:
         ),
         rows=rows,
         conditions=found[0].conditions,
+        rows_are="point",
+        minor=key != _METRICS[kind][0],
     )
 
 

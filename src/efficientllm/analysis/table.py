@@ -86,6 +86,8 @@ class Section(msgspec.Struct, frozen=True, kw_only=True):
         stage, window: which stage and window, `window` with its coordinates.
         conditions: what all rows share (workload, shape, corpus, dtype, device, protocol), for the heading.
         in_grid: whether it is one of many points, whose figures stand in `StudyTable.grids`; reports show those.
+        rows_are: what a row is, where it is no technique.
+        minor: whether it is for who looks closer: a page folds it, the terminal leaves it out.
     """
 
     stage: str
@@ -94,6 +96,8 @@ class Section(msgspec.Struct, frozen=True, kw_only=True):
     rows: tuple[Row, ...]
     conditions: dict[str, str] = {}
     in_grid: bool = False
+    rows_are: str = "technique"
+    minor: bool = False
 
 
 class Sanity(msgspec.Struct, frozen=True, kw_only=True):

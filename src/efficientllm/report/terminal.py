@@ -52,7 +52,7 @@ def print_table(table: StudyTable, console: Console) -> None:
         page.item(sentence)
     notes = Footnotes()
     # apart: long headings of the one would widen the other
-    points = [(section,) for section in table.grids]
+    points = [(section,) for section in table.grids if not section.minor]
     for sections in (table.shown(), *points, table.crossovers, table.budgets, table.rank_changes):
         for lines in _blocks(sections, notes, console):
             page.line(lines)
