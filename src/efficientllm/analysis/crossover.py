@@ -60,11 +60,14 @@ def _lines(sections: Sequence[Section]) -> dict[tuple[object, ...], dict[int, Se
 
 
 def _cells(line: Mapping[int, Section]) -> dict[str, Cell]:
-    """Return technique -> its cell, none where no section has a baseline."""
+    """Return technique -> its cell; none without a baseline, or where none has two batches beside it."""
     rows = [row for section in line.values() for row in section.rows]
     baseline = next((row.technique for row in rows if row.baseline), None)
     names = dict.fromkeys(row.technique for row in rows if not row.baseline)
-    return {} if baseline is None else {name: _cell(_ratios(line, name, baseline)) for name in names}
+    if baseline is None:
+        return {}
+    cells = {name: _cell(_ratios(line, name, baseline)) for name in names}
+    return cells if any(cell.text for cell in cells.values()) else {}
 
 
 def _ratios(line: Mapping[int, Section], technique: str, baseline: str) -> dict[int, dict[int, float]]:

@@ -26,8 +26,8 @@ _MOST_TOKEN_TIMES = 10_000
 
 def prefill(job: Job, engine: Engine, prepared: Prepared, grid: Grid) -> None:
     """Time the prompt alone: from its tokens on the device to the logits of its last position (TTFT)."""
+    engine.begin(grid.batch, grid.tokens)  # first of all: what cannot fit, or is too long, is known here
     prompt_BT = _prompt(prepared, grid, job.device)
-    engine.begin(grid.batch, grid.tokens)
 
     def once() -> None:
         engine.rewind(0)
@@ -79,8 +79,8 @@ def generate(job: Job, engine: Engine, prepared: Prepared, grid: Generation) -> 
     One step is one batch of requests; its work is that of the prompt and of every token after the first. The first
     token's time and the times between tokens are series beside it, by marks that wait for nothing.
     """
-    prompt_BT = _prompt(prepared, grid, job.device)
     engine.begin(grid.batch, grid.tokens + grid.new_tokens)
+    prompt_BT = _prompt(prepared, grid, job.device)
     marks = _Marks(job.device)
 
     def once() -> None:
