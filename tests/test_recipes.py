@@ -80,7 +80,9 @@ def test_words_of_the_command_line_change_keys_settings_axes_and_the_protocol():
             "decode=[{batch: 2, tokens: 64}]",
         ],
     )
-    train, *tuned, infer = expand(recipe, "cpu").trials
+    trials = expand(recipe, "cpu").trials
+    by_stage = {stage.name: [trial for trial in trials if trial.stage == stage.name] for stage in recipe.stages}
+    (train,), tuned, (infer,) = (by_stage[name] for name in ("pretrain", "finetune", "inference"))
     assert {t.settings.mixer.name for t in tuned} == {"mla"} and len(tuned) == 4 and not any(t.baseline for t in tuned)
     assert (train.settings.mixer.name, train.settings.tokens, train.protocol.max_window_s) == ("mla", 4096, 9)
     assert (infer.settings.dtype, infer.settings.decode) == ("bfloat16", (Grid(batch=2, tokens=64),))

@@ -134,10 +134,12 @@ class _Marks:
         self._marks: list[Any] = []
 
     def begin(self) -> None:
+        """Start over, from now."""
         self._marks.clear()
         self.add()
 
     def add(self) -> None:
+        """Mark this moment, on CUDA that at which the device will have done all that was asked of it so far."""
         if not self._on_cuda:
             self._marks.append(time.perf_counter())
             return
