@@ -200,7 +200,8 @@ def test_a_recipe_runs_from_python(tmp_path):
     words += ["shape={num_layers: 1, width: 64, num_heads: 2, num_kv_heads: 1, head_dim: 32, mlp_width: 96}"]
     words += ["decode=[{batch: 1, tokens: 64}]", "heldout_tokens=256"]
     words += ["method=[lora]", "instructions=copying", "heldout_samples=8"]
+    words += ["precision=[fp32]"]
     measurements = efficientllm.run("quickstart", *words, results=tmp_path)
-    assert [m.trial.stage for m in measurements] == ["pretrain", "finetune", "inference"]
+    assert [m.trial.stage for m in measurements] == ["pretrain", "finetune", "inference", "precision"]
     assert {m.outcome for m in measurements} == {"ok"}
     assert stored(tmp_path, "quickstart") == sorted(measurements, key=lambda m: m.id)

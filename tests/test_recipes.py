@@ -80,7 +80,9 @@ def test_words_of_the_command_line_change_keys_settings_axes_and_the_protocol():
             "decode=[{batch: 2, tokens: 64}]",
         ],
     )
-    train, *tuned, infer = expand(recipe, "cpu").trials
+    trials = expand(recipe, "cpu").trials
+    by_stage = {stage.name: [trial for trial in trials if trial.stage == stage.name] for stage in recipe.stages}
+    (train,), tuned, (infer,) = (by_stage[name] for name in ("pretrain", "finetune", "inference"))
     assert {t.settings.mixer.name for t in tuned} == {"mla"} and len(tuned) == 4 and not any(t.baseline for t in tuned)
     assert (train.settings.mixer.name, train.settings.tokens, train.protocol.max_window_s) == ("mla", 4096, 9)
     assert (infer.settings.dtype, infer.settings.decode) == ("bfloat16", (Grid(batch=2, tokens=64),))
@@ -169,3 +171,66 @@ def test_a_recipe_survives_being_written_and_read():
     trials = expand(recipe, "cpu").trials
     again = msgspec.json.decode(msgspec.json.encode(trials), type=tuple[type(trials[0]), ...])
     assert again == trials
+
+
+def test_a_grid_in_one_line_is_the_points_that_it_stands_for():
+    short = "stages: [{workload: inference, grid: {batch: [1, 8], tokens: [32, 64], new_tokens: [4]}}]"
+    points = "[{batch: 1, tokens: 32}, {batch: 1, tokens: 64}, {batch: 8, tokens: 32}, {batch: 8, tokens: 64}]"
+    whole = points.replace("}", ", new_tokens: 4}")
+    long = f"stages: [{{workload: inference, prefill: {points}, decode: {points}, generate: {whole}}}]"
+    one, other = (expand(recipe_from_text(text, "g.yaml"), "cpu").trials[0] for text in (short, long))
+    assert one.id == other.id  # however it is written, it is the same trial
+
+
+def test_grids_of_their_own_for_each_kind_of_window_add_up():
+    text = """
+workload: inference
+grid:
+  - {batch: [1, 2], tokens: [32], windows: [decode]}
+  - {batch: [1], tokens: [32, 64], windows: [prefill, decode]}
+"""
+    settings = expand(recipe_from_text(text, "g.yaml"), "cpu").trials[0].settings
+    assert [(p.batch, p.tokens) for p in settings.decode] == [(1, 32), (2, 32), (1, 64)]
+    assert [(p.batch, p.tokens) for p in settings.prefill] == [(1, 32), (1, 64)]
+    assert settings.generate == ()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("grid: {batch: [1]}, decode: [{batch: 2, tokens: 8}]", "Give either it or them"),
+        ("decode: [{batch: 2, tokens: 8}, {batch: 2, tokens: 8}]", "batch 2, tokens 8 stands twice"),
+        ("grid: {batch: []}", r"grid"),
+        ("grid: {batch: [1], windows: [decod]}", r"grid"),
+    ],
+)
+def test_a_grid_that_says_nothing_clear_is_refused_with_its_key(given, said):
+    with pytest.raises(RecipeError, match=said):
+        expand(recipe_from_text(f"stages: [{{workload: inference, {given}}}]", "g.yaml"), "cpu")
+
+
+AXES_ON = """
+baseline: {mixer: mha}
+stages:
+  - workload: inference
+    axes: {size: [0.5b, 7b], mixer: [mha, gqa]}
+    per_device: {cpu: {vocab_tokens: 512, axes: {size: [tiny]}}}
+"""
+
+
+def test_an_axis_may_have_other_values_on_one_kind_of_device():
+    sizes = {
+        d: {t.settings.size for t in expand(recipe_from_text(AXES_ON, "a.yaml"), d).trials} for d in ("cpu", "cuda")
+    }
+    assert sizes == {"cpu": {"tiny"}, "cuda": {"0.5b", "7b"}}
+    told = recipe_from_text(AXES_ON, "a.yaml", overrides=["size=1.5b"])
+    assert {t.settings.size for t in expand(told, "cpu").trials} == {"1.5b"}  # a word holds on every device
+    with pytest.raises(RecipeError, match=r"per_device.cpu.axes.dtype: unknown key"):
+        recipe_from_text(AXES_ON.replace("{size: [tiny]}", "{dtype: [float32]}"), "a.yaml")
+
+
+def test_what_an_axis_leaves_out_adds_no_word_to_a_rows_name():
+    text = "{baseline: {cache: null}, stages: [{workload: inference, axes: {precision: [fp32, int4], cache: [null]}}]}"
+    trials = expand(recipe_from_text(text, "n.yaml"), "cpu").trials
+    assert [trial.technique() for trial in trials][:2] == ["fp32", "int4"]
+    assert all(trial.baseline for trial in trials)

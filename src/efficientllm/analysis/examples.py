@@ -15,10 +15,11 @@ from msgspec.structs import replace
 from efficientllm.records.card import Card
 from efficientllm.records.choice import Choice
 from efficientllm.records.environment import DeviceInfo, Environment, make_environment
+from efficientllm.records.grid import Grid
 from efficientllm.records.measurement import Ceilings, DataFacts, Measurement, ModelFacts
 from efficientllm.records.protocol import PROTOCOLS, Protocol
 from efficientllm.records.series import Series
-from efficientllm.records.settings import Grid, InferenceSettings, PretrainSettings, Settings
+from efficientllm.records.settings import InferenceSettings, PretrainSettings, Settings
 from efficientllm.records.trial import Trial, make_trial
 from efficientllm.records.window import Caution, Window, Work
 

@@ -88,8 +88,12 @@ def points(group: Group) -> list[Point]:
     for record in group.records():
         settings = record.trial.settings
         if isinstance(settings, InferenceSettings):
-            for name, grids in (("prefill", settings.prefill), ("decode", settings.decode)):
-                found |= {(name, (("batch", grid.batch), ("tokens", grid.tokens))): None for grid in grids}
+            for name, grids in (
+                ("prefill", settings.prefill),
+                ("decode", settings.decode),
+                ("generate", settings.generate),
+            ):
+                found |= {(name, tuple(sorted(grid.coordinates().items()))): None for grid in grids}
         elif isinstance(settings, ServeSettings):
             found |= {("serve", tuple(sorted(load.coordinates().items()))): None for load in settings.loads}
         elif isinstance(settings, TrainingSettings):
@@ -118,6 +122,8 @@ def conditions(group: Group) -> dict[str, str]:
         "base precision": "base_precision",
         "dtype": "dtype",
         "engine": "engine",
+        "precision": "precision",
+        "cache": "cache",
     }
     for word, field in shared.items():
         value = getattr(settings, field, None)

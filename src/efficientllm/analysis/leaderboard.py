@@ -8,6 +8,8 @@ from msgspec.structs import replace
 
 from efficientllm.analysis import notes
 from efficientllm.analysis.budgets import budget_section
+from efficientllm.analysis.crossover import crossovers
+from efficientllm.analysis.grid import gridded, grids
 from efficientllm.analysis.group import Group, groups, parent_stage, points
 from efficientllm.analysis.rank_changes import rank_change_lines, rank_changes
 from efficientllm.analysis.section import section
@@ -51,10 +53,13 @@ def study_table(
             made, found = section(group, point, detail=detail)
             sections.append(replace(made, rows=(*made.rows, *missing)))
             cautions += found
+    points_marked = gridded(sections)
     table = StudyTable(
         study=study,
         title=title,
-        sections=tuple(sections),
+        sections=points_marked,
+        grids=() if detail else grids(points_marked, kept),
+        crossovers=() if detail else crossovers(points_marked),
         budgets=() if detail else tuple(equal for group in parted if (equal := budget_section(group)) is not None),
         rank_changes=() if detail else rank_changes(sections, selection.records),
         environments=notes.environment_lines(selection.records),

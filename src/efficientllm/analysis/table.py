@@ -38,6 +38,7 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
         verdict: against the baseline: `better`, `worse`, `equivalent`, `unresolved`, or empty (the baseline itself,
             or nothing to compare).
         ratio, ratio_low, ratio_high: value over the baseline's, paired by round, with its interval where there is one.
+        text: what is written in the figure's place, where words say more than it.
         rank: 1 + number of rows significantly better, or None; `tied`: another row has the same rank.
     """
 
@@ -51,6 +52,7 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     ratio: float | None = None
     ratio_low: float | None = None
     ratio_high: float | None = None
+    text: str = ""
     rank: int | None = None
     tied: bool = False
 
@@ -83,6 +85,9 @@ class Section(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         stage, window: which stage and window, `window` with its coordinates.
         conditions: what all rows share (workload, shape, corpus, dtype, device, protocol), for the heading.
+        in_grid: whether it is one of many points, whose figures stand in `StudyTable.grids`; reports show those.
+        rows_are: what a row is, where it is no technique.
+        minor: whether it is for who looks closer: a page folds it, the terminal leaves it out.
     """
 
     stage: str
@@ -90,6 +95,9 @@ class Section(msgspec.Struct, frozen=True, kw_only=True):
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     conditions: dict[str, str] = {}
+    in_grid: bool = False
+    rows_are: str = "technique"
+    minor: bool = False
 
 
 class Sanity(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,6 +119,8 @@ class StudyTable(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         verdict: sentences in words, most important first.
+        grids: for each stage with many points of a kind its rows at a glance, and a grid for each metric.
+        crossovers: for each stage with several batches, the batch at which a technique stops helping.
         budgets: for each group of training runs, the losses at equal tokens, time and energy.
         rank_changes: for each stage with settings of its own, its quality beside that of a stage without.
         environments: one line a machine.
@@ -123,6 +133,8 @@ class StudyTable(msgspec.Struct, frozen=True, kw_only=True):
     title: str = ""
     verdict: tuple[str, ...] = ()
     sections: tuple[Section, ...] = ()
+    grids: tuple[Section, ...] = ()
+    crossovers: tuple[Section, ...] = ()
     budgets: tuple[Section, ...] = ()
     rank_changes: tuple[Section, ...] = ()
     environments: tuple[str, ...] = ()
@@ -131,3 +143,7 @@ class StudyTable(msgspec.Struct, frozen=True, kw_only=True):
     cautions: tuple[Caution, ...] = ()
     choices: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+
+    def shown(self) -> tuple[Section, ...]:
+        """Return the sections that a report shows as tables: points of a grid are not among them."""
+        return tuple(section for section in self.sections if not section.in_grid)

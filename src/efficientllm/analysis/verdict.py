@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from efficientllm.analysis.catalogue import group_of
+from efficientllm.analysis.crossover import crossover_sentences
 from efficientllm.analysis.metrics._contract import GROUPS
 from efficientllm.analysis.table import Column, Row, Section, StudyTable
 from efficientllm.analysis.words import capital, where
@@ -36,6 +37,7 @@ def sentences(table: StudyTable) -> tuple[str, ...]:
     codes = {caution.code: caution.text for caution in table.cautions}
     said = [f"Nothing is ranked: {codes['not_ranked']}."] if "not_ranked" in codes else []
     said += _comparisons(chosen) if "not_ranked" not in codes else []
+    said += crossover_sentences(table.crossovers) if "not_ranked" not in codes else []
     said += _overall(chosen, "implementation_bound" in codes)
     if "at_floor" in codes:
         said.append(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from efficientllm.records.measurement import Measurement
+from efficientllm.records.measurement import ARITHMETIC, Measurement
 from efficientllm.records.settings import CalibrateSettings
 from efficientllm.records.window import Window
 
@@ -58,8 +58,14 @@ def suspicious(window: Window, code: str, text: str) -> list[Finding]:
 
 
 def dtype_of(measurement: Measurement) -> str:
-    """Return the number format of the trial's arithmetic, empty for a calibration."""
+    """Return the number format of the trial's arithmetic, empty for a calibration.
+
+    The one that the model was said to compute in, where a precision chose another than the settings' own.
+    """
     settings = measurement.trial.settings
+    told = measurement.model.implementations.get(ARITHMETIC, "") if measurement.model else ""
+    if told:
+        return told
     return "" if isinstance(settings, CalibrateSettings) else settings.dtype
 
 

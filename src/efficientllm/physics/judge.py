@@ -29,7 +29,7 @@ _OF_THE_RECORD = (
     learning.loss_above_entropy,
 )
 #: Doubts are raised on the windows whose speed is reported; quality and the curve around training are not timed.
-_TIMED = ("train", "prefill", "decode", "serve", "user")
+_TIMED = ("train", "prefill", "decode", "generate", "serve", "user")
 _DOUBTS = (
     suspicion.long_enough,
     suspicion.not_throttled,

@@ -78,7 +78,7 @@ def no_outliers(measurement: Measurement, window: Window) -> list[Finding]:
 
 def device_sets_the_pace(measurement: Measurement, window: Window) -> list[Finding]:
     """The device is busy most of the time, and little time lies between steps (`host_bound`)."""
-    if window.name not in ("train", "prefill", "decode"):
+    if window.name not in ("train", "prefill", "decode", "generate"):
         return []
     devices = measurement.environment.devices
     busy = window.find("busy_ratio")

@@ -62,6 +62,7 @@ def expand(recipe: Recipe, device: str, done: Mapping[str, Measurement] | None =
     Raises:
         RecipeError: a setting out of bounds, a baseline that no trial has, or nothing left to run.
     """
+    recipe = msgspec.structs.replace(recipe, stages=tuple(stage.on(device) for stage in recipe.stages))
     trials: list[Trial] = []
     skipped: dict[str, Skipped] = {}
     made: dict[tuple[str, int], list[Trial]] = {}

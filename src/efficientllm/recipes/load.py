@@ -121,6 +121,7 @@ def _stage(raw: Any, index: int, file: str) -> Stage:
     for key in axes:
         if key in settings:
             raise RecipeError(f"{file}: stages.{name}.{key}: is also an axis. Keep one of the two.")
+    per_device, axes_on = _per_device(raw.get("per_device", {}), kind, axes, file, name)
     return Stage(
         name=name,
         kind=kind,
@@ -130,7 +131,8 @@ def _stage(raw: Any, index: int, file: str) -> Stage:
         source=str(raw.get("from", "")),
         only=_only(raw, file, name),
         baseline=_typed(raw, "baseline", dict, {}, f"{file}: stages.{name}"),
-        per_device=_per_device(raw.get("per_device", {}), fields, file, name),
+        per_device=per_device,
+        axes_on=axes_on,
         skip=_skips(raw.get("skip", []), file),
         select=msgspec.convert(raw["select"], Select) if "select" in raw else None,
         repeats=_whole(raw, "repeats", 0, f"{file}: stages.{name}", 0),
@@ -161,14 +163,23 @@ def _axes(raw: Any, kind: type[Settings], file: str, stage: str) -> dict[str, tu
     return {key: tuple(values) for key, values in raw.items()}
 
 
-def _per_device(raw: Any, fields: tuple[str, ...], file: str, stage: str) -> dict[str, dict[str, Any]]:
+def _per_device(
+    raw: Any, kind: type[Settings], axes: Mapping[str, Any], file: str, stage: str
+) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, tuple[Any, ...]]]]:
+    """Return kind of device -> settings that hold on it, and kind of device -> axes that do."""
     where = f"stages.{stage}.per_device"
     if not isinstance(raw, dict) or not all(isinstance(value, dict) for value in raw.values()):
         raise RecipeError(f"{file}: {where}: expected `cuda: {{key: value}}`, got {raw!r}.")
     _refuse_unknown(raw, _DEVICES[1:], file, where)
-    for device, settings in raw.items():
-        _refuse_unknown(settings, fields, file, f"{where}.{device}")
-    return raw
+    settings, replaced = {}, {}
+    for device, given in raw.items():
+        _refuse_unknown(given, ("axes", *kind.__struct_fields__), file, f"{where}.{device}")
+        settings[device] = {key: value for key, value in given.items() if key != "axes"}
+        own = _axes(given.get("axes", {}), kind, file, f"{stage}.per_device.{device}")
+        _refuse_unknown(own, tuple(axes), file, f"{where}.{device}.axes")
+        if own:
+            replaced[device] = own
+    return settings, replaced
 
 
 def _skips(raw: Any, file: str) -> tuple[dict[str, Any], ...]:

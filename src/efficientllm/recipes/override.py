@@ -74,6 +74,9 @@ def _set(stage: dict[str, Any], setting: str, value: Any) -> None:
     axes = stage.get("axes") or {}
     if setting in axes:
         stage["axes"] = {**axes, setting: value if isinstance(value, list) or value == "all" else [value]}
+        for given in (stage.get("per_device") or {}).values():
+            if setting in (given.get("axes") or {}):
+                given["axes"] = {key: values for key, values in given["axes"].items() if key != setting}
         return
     head, _, rest = setting.partition(".")
     stage[head] = {**(stage.get(head) or {}), rest: value} if rest else value

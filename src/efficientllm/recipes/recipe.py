@@ -32,6 +32,7 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
         only: of that stage's trials, those that this one goes on with: by values of axes (`only: {mixer: gqa}`), or the
             `first`; all where it is empty.
         per_device: kind of device -> settings that replace the above on it.
+        axes_on: kind of device -> values that replace those of an axis on it (`axes` under `per_device` in YAML).
         skip: combinations left out; each maps axes to values and says `because`.
         select: what an earlier stage chooses for this one, which takes that stage's other settings and axes too.
         repeats: rounds of this stage alone, 0 for the recipe's.
@@ -47,10 +48,15 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
     baseline: dict[str, Any] = {}
     only: dict[str, Any] | Literal["first"] = {}
     per_device: dict[str, dict[str, Any]] = {}
+    axes_on: dict[str, dict[str, tuple[Any, ...]]] = {}
     skip: tuple[dict[str, Any], ...] = ()
     select: Select | None = None
     repeats: int = 0
     tunes: bool = False
+
+    def on(self, device: str) -> Stage:
+        """Return the stage with its axes as they are on a kind of device."""
+        return msgspec.structs.replace(self, axes={**self.axes, **self.axes_on.get(device, {})})
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):

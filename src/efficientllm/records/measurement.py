@@ -16,6 +16,10 @@ SCHEMA_VERSION = 2
 #: How a trial or a window can end. All but the last two count as done when a study resumes.
 OUTCOMES = ("ok", "oom", "unsupported", "diverged", "invalid", "crashed", "interrupted")
 
+#: Under this word `ModelFacts.implementations` names the number format of the model's arithmetic, where a precision of
+#: the weights decides it and not the settings' `dtype`.
+ARITHMETIC = "arithmetic"
+
 
 class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
     """The model's counts, exact and from shapes.

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
+from efficientllm.errors import UserError
 from efficientllm.records.choice import Choice
 from efficientllm.records.finetune_settings import FinetuneSettings
+from efficientllm.records.grid import Generation, Grid, GridAxes, refuse_twice, spelled_out
 from efficientllm.records.model_settings import (
     Dtype,
     Length,
@@ -31,13 +33,6 @@ def slot_of(field: str) -> str:
     return _SLOTS.get(field, field)
 
 
-class Grid(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One window of inference: so many sequences, with so many tokens in the prompt or in the cache."""
-
-    batch: Rows = 1
-    tokens: Length = 512
-
-
 class PretrainSettings(TrainingSettings, frozen=True, kw_only=True, tag_field="workload", tag="pretrain"):
     """Training from scratch to a fixed token budget, then held-out quality.
 
@@ -50,6 +45,9 @@ class PretrainSettings(TrainingSettings, frozen=True, kw_only=True, tag_field="w
     target_loss: NonNegative = 0.0
 
 
+_ONE_POINT = (Grid(batch=1, tokens=512),)
+
+
 class InferenceSettings(ModelSettings, frozen=True, kw_only=True, tag_field="workload", tag="inference"):
     """Prefill and decode, each in windows of its own over a grid, then held-out quality.
 
@@ -60,24 +58,37 @@ class InferenceSettings(ModelSettings, frozen=True, kw_only=True, tag_field="wor
         cache: number format of what is cached; null: that of the activations.
         prefill: windows that time the prompt alone (TTFT).
         decode: windows that time one further token a sequence (TPOT), with `tokens` already in the cache.
+        generate: windows that time whole requests, from the prompt's tokens to the last token of the answer.
+        grid: the same three in one line each, in their place; records hold the points that it stands for.
     """
 
     model: str = ""
     engine: Choice = Choice(name="native")
     precision: Choice | None = None
     cache: Choice | None = None
-    prefill: tuple[Grid, ...] = (Grid(batch=1, tokens=512),)
-    decode: tuple[Grid, ...] = (Grid(batch=1, tokens=512),)
+    prefill: tuple[Grid, ...] = _ONE_POINT
+    decode: tuple[Grid, ...] = _ONE_POINT
+    generate: tuple[Generation, ...] = ()
+    grid: GridAxes | tuple[GridAxes, ...] = ()
 
     def __post_init__(self) -> None:
-        """Fill the open slots, and see whether the settings go together.
+        """Spell a grid out, so that settings say which points they mean, however those were written.
 
         Raises:
-            UserError: settings that do not.
+            UserError: points and a grid, a point that stands twice, or what the folder of `model` says itself.
         """
         super().__post_init__()
         if self.model:
             refuse_told_by(self.model, self)
+        grids = (self.grid,) if isinstance(self.grid, GridAxes) else self.grid
+        if grids:
+            if (self.prefill, self.decode, self.generate) != (_ONE_POINT, _ONE_POINT, ()):
+                raise UserError("grid stands for prefill, decode and generate. Give either it or them.")
+            for name, points in zip(("prefill", "decode", "generate"), spelled_out(grids), strict=True):
+                msgspec.structs.force_setattr(self, name, points)
+            msgspec.structs.force_setattr(self, "grid", ())
+        for name in ("prefill", "decode", "generate"):
+            refuse_twice(name, getattr(self, name))
 
 
 class VerifySettings(ModelSettings, frozen=True, kw_only=True, tag_field="workload", tag="verify"):

@@ -31,6 +31,10 @@ class Selected(msgspec.Struct, frozen=True, kw_only=True):
     at_edge: bool = False
 
 
+#: How an axis' null is written.
+_NOTHING = str(None)
+
+
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
     """One cell of a study, once.
 
@@ -68,8 +72,12 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
         >>> from efficientllm.records.examples import example_trial
         >>> example_trial(axes={"mixer": "mla", "mlp": "moe"}).technique()
         'mla moe'
+        >>> example_trial(axes={"precision": "int4", "cache": "None"}).technique()
+        'int4'
         """
-        return self.name or " ".join(self.axes.values()) or self.settings_workload()
+        words = [value for value in self.axes.values() if value != _NOTHING]  # what is not there needs no word
+        plain = "plain" if self.axes else self.settings_workload()
+        return self.name or " ".join(words) or plain
 
     def settings_workload(self) -> str:
         """Return the workload's name, for example `pretrain`."""

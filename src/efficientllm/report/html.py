@@ -16,6 +16,7 @@ import msgspec
 
 from efficientllm import __version__
 from efficientllm.analysis.catalogue import group_of
+from efficientllm.analysis.grid import apart
 from efficientllm.analysis.leaderboard import study_table
 from efficientllm.analysis.table import Section, StudyTable
 from efficientllm.analysis.words import where
@@ -45,19 +46,22 @@ def page(table: StudyTable, measurements: Sequence[Measurement]) -> str:
         measurements: the records behind it: all their metrics, their training curves and their ids are on the page.
     """
     notes, detail_notes = Footnotes(), Footnotes()
-    shown = _cut(table.sections)
+    shown = _cut(table.shown())
     detailed = _detailed(table.sections)
     full = study_table(table.study, [m for m in measurements if m.trial.technique() in detailed], detail=True)
+    judged = msgspec.structs.replace(full, sections=tuple(apart(full.sections)))
     return _template().render(
         table=table,
         version=__version__,
         num_cut=max((len(section.rows) - _MOST_ROWS for section in table.sections), default=0),
         sections=section_views(shown, notes),
+        grids=section_views(_cut(table.grids), notes, prefix="g"),
+        crossovers=section_views(_cut(table.crossovers), notes, prefix="x"),
         rank_changes=section_views(_cut(table.rank_changes), notes, prefix="r"),
         budgets=section_views(_cut(table.budgets), notes, prefix="b"),
         details=section_views(full.sections, detail_notes, prefix="d"),
-        claims=claim_views(full),
-        headings=[where(section.stage, section.window) for section in full.sections],
+        claims=claim_views(judged),
+        headings=[where(section.stage, section.window) for section in judged.sections],
         notes=notes,
         detail_notes=detail_notes,
         verdict=[_lead(sentence) for sentence in table.verdict],

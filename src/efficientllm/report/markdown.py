@@ -23,7 +23,7 @@ def markdown(table: StudyTable) -> str:
     title = f": {escape(table.title)}" if table.title else ""
     lines = [f"## {escape(table.study)}{title}", ""]
     lines += [f"- {escape(sentence)}" for sentence in table.verdict]
-    for section in (*table.sections, *table.budgets, *table.rank_changes):
+    for section in (*table.shown(), *table.grids, *table.crossovers, *table.budgets, *table.rank_changes):
         lines += ["", *_section(section, notes)]
     lines += ["", *_notes(table, notes)]
     return "\n".join(lines).rstrip() + "\n"
@@ -67,6 +67,8 @@ def _row(row: Row, columns: Sequence[Column], notes: Footnotes) -> str:
 
 
 def _cell(column: Column, cell: Cell, notes: Footnotes) -> str:
+    if cell.text:
+        return escape(cell.text)
     if cell.value is None:
         return f"–{_note(notes, cell.absent)}"
     figure = f"{marks.figure_text(column, cell.value)} {marks.SIGNS.get(cell.verdict, '')}".strip()

@@ -52,7 +52,8 @@ def print_table(table: StudyTable, console: Console) -> None:
         page.item(sentence)
     notes = Footnotes()
     # apart: long headings of the one would widen the other
-    for sections in (table.sections, table.budgets, table.rank_changes):
+    points = [(section,) for section in table.grids if not section.minor]
+    for sections in (table.shown(), *points, table.crossovers, table.budgets, table.rank_changes):
         for lines in _blocks(sections, notes, console):
             page.line(lines)
     page.line(Text())
@@ -110,6 +111,8 @@ def _grid(section: Section, notes: Footnotes) -> list[list[Line]]:
 
 
 def _cell(column: Column, cell: Cell, notes: Footnotes) -> Line:
+    if cell.text:
+        return Line(Text(cell.text), Text())
     if cell.value is None:
         return Line(Text(f"–{notes.mark(cell.absent)}"), Text())
     sign, style = marks.SIGNS.get(cell.verdict, " "), _STYLES.get(cell.verdict, "")

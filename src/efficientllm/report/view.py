@@ -56,6 +56,8 @@ class SectionView:
     conditions: tuple[tuple[str, str], ...]
     columns: tuple[Column, ...]
     rows: tuple[RowView, ...]
+    rows_are: str
+    minor: bool
 
 
 def section_views(sections: Sequence[Section], notes: Footnotes, prefix: str = "s") -> list[SectionView]:
@@ -71,6 +73,8 @@ def _section(section: Section, anchor: str, notes: Footnotes) -> SectionView:
         conditions=tuple(section.conditions.items()),
         columns=section.columns,
         rows=tuple(_row(row, section.columns, notes, reach) for row in section.rows),
+        rows_are=section.rows_are,
+        minor=section.minor,
     )
 
 
@@ -90,6 +94,9 @@ def _row(row: Row, columns: Sequence[Column], notes: Footnotes, reach: float) ->
 
 
 def _cell(column: Column, cell: Cell, row: Row, notes: Footnotes, reach: float) -> CellView:
+    if cell.text:
+        sort = "" if cell.value is None else repr(cell.value)
+        return CellView(label=column.title, figure=cell.text, verdict="words", hint=column.meaning, sort=sort)
     if cell.value is None:
         return CellView(label=column.title, figure="–", note=notes.number(cell.absent), hint=cell.absent)
     return CellView(

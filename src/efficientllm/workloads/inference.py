@@ -1,35 +1,39 @@
-"""Inference: prefill and decode apart, each in windows of its own over a grid, then held-out quality."""
+"""Inference: prefill, decode and whole requests, each in windows of its own over a grid, then held-out quality."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-import torch
+import msgspec
 
 from efficientllm import registry
 from efficientllm.data.prepare import Prepared
 from efficientllm.data.serving import prepare_serving
-from efficientllm.devices._contract import Device
 from efficientllm.engines._contract import Engine, EngineEntry
-from efficientllm.records.settings import Grid, InferenceSettings
-from efficientllm.workloads import quality
+from efficientllm.precision.pack import load_precision
+from efficientllm.records.measurement import ARITHMETIC, ModelFacts
+from efficientllm.records.settings import InferenceSettings
+from efficientllm.workloads import _inference_windows, quality
 from efficientllm.workloads._contract import Job, WorkloadEntry
 from efficientllm.workloads.cards import copy_cards
 
-#: Decode goes so many tokens beyond the context, then the cache is rewound to it: the measured context stays put.
-_DECODE_RUN_TOKENS = 64
+#: name -> what measures such a window; its points are the settings of that name.
+_MEASURE: dict[str, Callable[..., None]] = {
+    "prefill": _inference_windows.prefill,
+    "decode": _inference_windows.decode,
+    "generate": _inference_windows.generate,
+}
 
 
 def run(job: Job) -> None:
     """Measure a checkpoint, of a stage or the settings' `model`, or random weights where there is none.
 
-    Windows: one `prefill` and one `decode` for each point of their grids, then `quality`, which is absent with its
-    reason for random weights.
+    Windows: one `prefill`, `decode` or `generate` for each point of their grids, then `quality`, which is absent with
+    its reason for random weights. A point that does not fit is that point's outcome, and the next one is measured.
     """
     settings, recorder = job.trial.settings, job.recorder
     assert isinstance(settings, InferenceSettings)
-    device = job.device
     with recorder.phase("data"):
         folder, prepared = prepare_serving(settings, job.parent_artifact, job.cache)
     recorder.data(prepared.facts)
@@ -40,12 +44,13 @@ def run(job: Job) -> None:
     with recorder.phase("load"):
         engine = _open_engine(job, settings, folder, prepared)
     copy_cards(recorder, settings)
-    recorder.model(engine.facts())
-    points = [("prefill", grid) for grid in settings.prefill] + [("decode", grid) for grid in settings.decode]
+    recorder.model(_with_arithmetic(engine.facts(), settings))
+    points = [(name, grid) for name in _MEASURE for grid in getattr(settings, name)]
     for i, (name, grid) in enumerate(points):
         recorder.progress(i, len(points), f"{name} batch {grid.batch}, {grid.tokens} tokens")
-        with recorder.attempt(name, {"batch": grid.batch, "tokens": grid.tokens}):
-            _MEASURE[name](job, engine, prepared, grid, device)
+        with recorder.attempt(name, grid.coordinates()):
+            _MEASURE[name](job, engine, prepared, grid)
+    engine.begin(1, 1)  # quality needs no room of the last point's, which may have been the largest
     _judge(job, settings, engine, prepared, folder)
     engine.close()
 
@@ -62,56 +67,12 @@ def _open_engine(job: Job, settings: InferenceSettings, folder: Path | None, pre
     )
 
 
-def _prefill(job: Job, engine: Engine, prepared: Prepared, grid: Grid, device: Device) -> None:
-    """Time the prompt alone: from its tokens on the device to the logits of its last position (TTFT)."""
-    prompt_BT = _prompt(prepared, grid, device)
-    engine.begin(grid.batch, grid.tokens)
-
-    def once() -> None:
-        engine.rewind(0)
-        engine.prefill(prompt_BT)
-
-    job.recorder.warm_up(once)
-    work = engine.prefill_work(grid.batch, grid.tokens)
-    with job.recorder.window("prefill", work=work, coordinates=_coordinates(grid)) as window:
-        while window.unfinished():
-            with window.step():
-                once()
-
-
-def _decode(job: Job, engine: Engine, prepared: Prepared, grid: Grid, device: Device) -> None:
-    """Time one further token a sequence, greedy, with the context in the cache (TPOT)."""
-    engine.begin(grid.batch, grid.tokens + _DECODE_RUN_TOKENS)
-    logits_BV = engine.prefill(_prompt(prepared, grid, device))
-    engine.mark()
-    first_B = logits_BV.argmax(-1)
-    tokens_B, run_tokens = first_B, 0
-
-    def once() -> None:
-        nonlocal tokens_B, run_tokens
-        tokens_B = engine.decode(tokens_B).argmax(-1)
-        run_tokens += 1
-
-    def rewind_at_end() -> None:
-        nonlocal tokens_B, run_tokens
-        if run_tokens >= _DECODE_RUN_TOKENS:
-            engine.rewind(grid.tokens)
-            tokens_B, run_tokens = first_B, 0
-
-    def warm() -> None:
-        once()
-        rewind_at_end()
-
-    job.recorder.warm_up(warm)
-    work = engine.decode_work(grid.batch, grid.tokens + _DECODE_RUN_TOKENS // 2)
-    with job.recorder.window("decode", work=work, coordinates=_coordinates(grid)) as window:
-        while window.unfinished():
-            with window.step():
-                once()
-            rewind_at_end()
-
-
-_MEASURE = {"prefill": _prefill, "decode": _decode}
+def _with_arithmetic(facts: ModelFacts, settings: InferenceSettings) -> ModelFacts:
+    """Say in which number format the model computes, where its weights' decides it: MFU finds its ceiling by that."""
+    dtype = load_precision(settings.precision).dtype if settings.precision is not None else ""
+    if not dtype or ARITHMETIC in facts.implementations:
+        return facts
+    return msgspec.structs.replace(facts, implementations={**facts.implementations, ARITHMETIC: dtype})
 
 
 def _judge(job: Job, settings: InferenceSettings, engine: Engine, prepared: Prepared, folder: Path | None) -> None:
@@ -124,15 +85,4 @@ def _judge(job: Job, settings: InferenceSettings, engine: Engine, prepared: Prep
     quality.judge(engine.score, prepared, settings, job.device, job.recorder)
 
 
-def _prompt(prepared: Prepared, grid: Grid, device: Device) -> torch.Tensor:
-    """Return held-out text as prompts `[batch, tokens]`, each row from another place, repeated where it runs out."""
-    wanted = grid.batch * grid.tokens
-    tokens = np.resize(prepared.heldout.tokens[:wanted], wanted).astype(np.int64)
-    return torch.from_numpy(tokens.reshape(grid.batch, grid.tokens)).to(device.torch_device())
-
-
-def _coordinates(grid: Grid) -> dict[str, int]:
-    return {"batch": grid.batch, "tokens": grid.tokens}
-
-
-ENTRY = WorkloadEntry(title="Prefill and decode over a grid, then quality", run=run)
+ENTRY = WorkloadEntry(title="Prefill, decode and whole requests over a grid, then quality", run=run)

@@ -17,7 +17,7 @@ from efficientllm.records.window import Window
 #: The six efficiency metrics and quality, in the order of a table's columns; a card's claims use the same words.
 GROUPS = ("memory", "compute", "latency", "throughput", "energy", "compression", "quality")
 
-TIMED = ("train", "prefill", "decode", "serve", "user")
+TIMED = ("train", "prefill", "decode", "generate", "serve", "user")
 ALL_WINDOWS = (*TIMED, "quality")
 #: Holds errors against a reference, no time.
 CHECKED = ("verify",)

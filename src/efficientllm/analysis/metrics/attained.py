@@ -44,6 +44,7 @@ ENTRY = MetricEntry(
         meaning="shortest possible time of its own work over the measured time",
     ),
     group="compute",
+    headline=("generate",),
     measure=attained,
     order=2,
 )

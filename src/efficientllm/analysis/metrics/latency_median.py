@@ -12,8 +12,9 @@ from efficientllm.records.window import Window
 
 
 def latency_median(measurement: Measurement, window: Window) -> float | Absent:
-    """Return the median step time, in seconds: a training step, a prompt (TTFT), or one further token (TPOT).
+    """Return the median step time, in seconds.
 
+    A training step, a prompt (TTFT), one further token (TPOT), or a batch of whole requests.
     Reads: series `step_s`. Source: arXiv 2505.13840, AL, which takes the mean (`latency_mean`).
 
     >>> from efficientllm.analysis.metrics._example import measured
@@ -31,11 +32,17 @@ ENTRY = MetricEntry(
         symbol="AL",
         unit="s",
         better="low",
-        meaning="median time of a step: training step, prompt (TTFT), or one further token (TPOT)",
+        meaning="median time of a step: training step, prompt (TTFT), one further token (TPOT), or whole request",
     ),
     group="latency",
     headline=TIMED,
-    titles={"train": "Step", "prefill": "TTFT", "decode": "TPOT", "serve": "End to end"},
+    titles={
+        "train": "Step",
+        "prefill": "TTFT",
+        "decode": "TPOT",
+        "generate": "End to end",
+        "serve": "End to end",
+    },
     measure=latency_median,
     order=0,
 )

@@ -34,6 +34,7 @@ ENTRY = MetricEntry(
     ),
     group="throughput",
     headline=TIMED,
+    titles={"generate": "Output"},
     measure=tokens_per_s,
     order=0,
 )

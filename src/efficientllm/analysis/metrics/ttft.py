@@ -1,4 +1,4 @@
-"""Median TTFT of served requests: from when a request was to be sent to the first piece of its reply."""
+"""TTFT: seconds from a request to the first token of its answer, inside whole requests, served by us or by a server."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from efficientllm.records.window import Window
 
 
 def ttft(measurement: Measurement, window: Window) -> float | Absent:
-    """Return the median of TTFT over requests, in seconds. Reads: series `ttft_s`.
+    """Return the median time to first token of the window's requests, in seconds. Reads: series `ttft_s`.
 
     >>> from efficientllm.analysis.metrics._example import measured, series
     >>> ttft(*measured("serve", ttft_s=series(*([0.25] * 1))))
@@ -25,10 +25,10 @@ ENTRY = MetricEntry(
         title="TTFT",
         unit="s",
         better="low",
-        meaning="time to first token: from when a request was to be sent to the first piece of its reply",
+        meaning="median time to first token, inside whole requests: of a server's, from when each was to be sent",
     ),
     group="latency",
-    windows=(SERVED,),
+    windows=("generate", SERVED),
     headline=(SERVED,),
     measure=ttft,
     order=4,
