@@ -25,7 +25,7 @@ SHAPE = {"num_layers": 2, "width": 128, "num_heads": 4, "num_kv_heads": 2, "mlp_
 VOCAB, LENGTH = 96, 40
 
 #: Relative error of logits, and nats of divergence, that products in a type explain.
-BOUNDS = {"float32": (1e-4, 1e-7), "float16": (5e-3, 1e-4), "bfloat16": (3e-2, 2e-3), "float8_e4m3fn": (0.15, 2e-2)}
+BOUNDS = {"float32": (1e-5, 2e-6), "float16": (6e-3, 3e-5), "bfloat16": (4e-2, 1.5e-3), "float8_e4m3fn": (0.25, 0.05)}
 
 
 def choice(name, **options):
@@ -56,10 +56,10 @@ def tokens(rows, length=LENGTH):
     return torch.randint(VOCAB, (rows, length), generator=torch.Generator().manual_seed(7))
 
 
-@pytest.fixture(scope="module", params=["gqa"])
-def folder(request, tmp_path_factory):
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
     """A saved model whose weights are rough enough to show faults."""
-    settings = settings_for(None, request.param)
+    settings = settings_for(None)
     decoder = build_decoder(settings, vocab_tokens=VOCAB, seed=0, device="cpu")
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
@@ -72,8 +72,7 @@ def folder(request, tmp_path_factory):
 
 def dequantised(decoder):
     """The same weights as the engine's, each as it is read, in float32 and dense layers."""
-    plain = copy.deepcopy(decoder).to("cpu") if decoder.device.type == "cpu" else copy.deepcopy(decoder)
-    plain = plain.float()
+    plain = copy.deepcopy(decoder).float()
     for owner in list(plain.modules()):
         for name, part in list(owner.named_children()):
             if isinstance(part, PackedLinear):
@@ -144,8 +143,9 @@ def test_greedy_tokens_are_the_references_up_to_the_first_near_tie(name, device,
         return
     engine = open_engine(choice(name), device, folder)
     plain, (error, _) = dequantised(engine._decoder), bounds(name, "float32")
-    prompt, compared = tokens(3, 9), 0
-    for got, row in zip(engine.generate(prompt, 16).tolist(), prompt, strict=True):
+    # An error of the logits of that relative size moves two of them apart by no more than √2 times it.
+    prompt, compared = tokens(128, 9), 0
+    for got, row in zip(engine.generate(prompt, 4).tolist(), prompt, strict=True):
         sequence = row[None].to(engine.device)
         for token in got:
             with torch.no_grad():
@@ -156,7 +156,7 @@ def test_greedy_tokens_are_the_references_up_to_the_first_near_tie(name, device,
             assert token == logits.argmax().item()
             compared += 1
             sequence = torch.cat((sequence, torch.tensor([[token]], device=engine.device)), 1)
-    assert compared >= 1 or error > 0.1
+    assert compared >= 5 or error > 0.1, "near ties everywhere: nothing was compared"
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -190,12 +190,13 @@ def test_the_layers_take_the_bits_of_their_format_and_every_byte_is_counted(name
     assert facts.disk_bytes == checkpoint.weight_file_bytes(folder)
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", [name for name in FORMATS if registry.load("precision", name).pack])
-def test_a_served_layer_holds_the_matrix_once_and_reads_it_back(name):
-    entry, bias = registry.load("precision", name), torch.randn(160)
-    weight = torch.randn(160, 256, generator=torch.Generator().manual_seed(1))
+def test_a_served_layer_holds_the_matrix_once_and_reads_it_back(name, device):
+    entry, bias = registry.load("precision", name), torch.randn(160).to(device)
+    weight = torch.randn(160, 256, generator=torch.Generator().manual_seed(1)).to(device)
     layer = entry.pack(weight, nn.Parameter(bias))
-    if reason := lacks(name, "cpu"):
+    if reason := lacks(name, device):
         with pytest.raises(Unsupported) as refusal:
             layer.served()
         assert str(refusal.value) == reason
@@ -205,7 +206,7 @@ def test_a_served_layer_holds_the_matrix_once_and_reads_it_back(name):
     assert torch.equal(copy.deepcopy(served).bfloat16().float().weight, layer.weight), "a cast has changed what is held"
     assert served.flops_per_token() == 2 * 160 * 256
     for rows in (1, 13, 200):
-        x = torch.randn(2, rows, 256)
+        x = torch.randn(2, rows, 256).to(device)
         expected = F.linear(x, layer.weight, bias)
         bound = BOUNDS[entry.computes_in or "float32"][0] / 4
         assert ((served(x) - expected).norm() / expected.norm()).item() <= bound
@@ -237,11 +238,13 @@ def test_wrong_formats_and_options_are_one_line_before_anything_is_measured():
     with pytest.raises(UserError, match="unknown option 'groups' of precision int4"):
         open_engine(choice("int4", groups=64))
     narrow = SHAPE | {"width": 64, "mlp_width": 96}
-    with pytest.raises(Unsupported, match=r"int4, blocks\.0\.mixer\.qkv: groups of 128 .* 64 inputs.* choose from 32, 64"):
+    with pytest.raises(
+        Unsupported, match=r"int4, blocks\.0\.mixer\.qkv: groups of 128 .* 64 inputs.* choose from 32, 64"
+    ):
         open_engine(choice("int4"), shape=narrow)
     with pytest.raises(Unsupported, match=r"blocks\.0\.mlp\.down: groups of 64 .* 96 inputs.* choose from 32$"):
         open_engine(choice("int4", group=64), shape=narrow)
-    with pytest.raises(Unsupported, match="the experts of mlp.gate_up are one tensor"):
+    with pytest.raises(Unsupported, match=r"the experts of mlp\.gate_up are one tensor"):
         open_engine(choice("int8"), mlp=Choice(name="moe"))
 
 

@@ -22,7 +22,9 @@ from efficientllm.precision.pack import load_precision, pack_frozen, unpack
 from efficientllm.records.choice import Choice
 from efficientllm.records.finetune_settings import FinetuneSettings
 
-FORMATS = catalog.names("precision")
+ALL = catalog.names("precision")
+FORMATS = [name for name in ALL if registry.load("precision", name).pack is not None]
+PLAIN = [name for name in ALL if name not in FORMATS]
 KINDS = {"float32": (torch.float32, False), "autocast": (torch.float32, True), "bfloat16": (torch.bfloat16, False)}
 SMALL = {"num_layers": 2, "width": 64, "num_heads": 4, "num_kv_heads": 2, "mlp_width": 96, "qkv_bias": True}
 
@@ -68,11 +70,19 @@ def test_a_matrix_takes_the_bits_that_the_entry_says(name):
         assert not list(layer.parameters()) and layer.weight.dtype == dtype and layer.weight.shape == (512, 384)
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", PLAIN)
+def test_a_plain_format_packs_nothing_and_names_its_type(name):
+    entry = registry.load("precision", name)
+    assert entry.bits == 8 * getattr(torch, entry.dtype).itemsize and not entry.computes_in and not entry.needs_inputs
+    with pytest.raises(UserError, match=f"{name} packs nothing"):
+        pack_frozen([(nn.Sequential(nn.Linear(4, 4)), "0")], Choice(name=name))
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_a_formats_card_has_title_source_and_claim(name):
     card = registry.load("precision", name).card
     words = {"memory", "compute", "latency", "throughput", "energy", "compression", "quality"}
-    assert card.title and card.source.startswith("arXiv:") and card.improves
+    assert card.title and card.source.startswith(("arXiv:", "https://")) and (card.improves or name == "fp32")
     assert set(card.improves) | set(card.costs) <= words
 
 

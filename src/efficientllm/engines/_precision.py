@@ -24,8 +24,8 @@ AfterBlock = Callable[[Decoder, int], None]
 def weight_format(settings: InferenceSettings, device: torch.device) -> tuple[torch.dtype, AfterBlock | None]:
     """Return the type of the weights, and how those of the layers are packed; None where they are not.
 
-    A plain format takes the place of the settings' `dtype`. A packed one is that of all dense layers in the blocks; token
-    vectors, head and norms stay in `dtype`, which is also that of the stream between the layers.
+    A plain format takes the place of the settings' `dtype`. A packed one is that of all dense layers in the blocks;
+    token vectors, head and norms stay in `dtype`, which is also that of the stream between the layers.
 
     Raises:
         UnknownNameError: no such format.
@@ -62,8 +62,8 @@ def pack_block(decoder: Decoder, number: int, choice: Choice, device: torch.devi
     for name, part in block.named_modules():
         if isinstance(part, StackedLinear):
             raise Unsupported(
-                f"{choice.name} packs dense layers one by one, and the experts of {name} are one tensor: measure a mixture "
-                "of experts in a plain format"
+                f"{choice.name} packs dense layers one by one, and the experts of {name} are one tensor: measure a "
+                "mixture of experts in a plain format"
             )
     layers = [(name, type(part)) for name, part in block.named_modules() if isinstance(part, nn.Linear)]
     for name, kind in layers:

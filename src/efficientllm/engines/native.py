@@ -205,15 +205,18 @@ def open_native(
     if folder is not None:
         decoder, disk_bytes = checkpoint.load(folder, first, dtype, after_block), checkpoint.weight_file_bytes(folder)
     else:
-        decoder, disk_bytes = build_decoder(
-            settings,
-            vocab_tokens=vocab_tokens,
-            seed=seed,
-            device=first,
-            dtype=dtype,
-            draws_on=where,
-            after_block=after_block,
-        ), 0
+        decoder, disk_bytes = (
+            build_decoder(
+                settings,
+                vocab_tokens=vocab_tokens,
+                seed=seed,
+                device=first,
+                dtype=dtype,
+                draws_on=where,
+                after_block=after_block,
+            ),
+            0,
+        )
     return NativeEngine(decoder.to(where), settings, disk_bytes)
 
 

@@ -25,9 +25,9 @@ GROUPS = (32, 64, 128, 256)
 #: Rows are filled up to a multiple of this: the processor's kernel wants it (that of CUDA is content with 8).
 _ROW_STEP = 16
 
-#: Rows up to which the kernels are faster than to make the matrix in bfloat16 and multiply. On a processor with bfloat16
-#: instructions (2048 × 2048) the kernel took .09 ms a row, making the matrix as long as many rows; on CUDA it is made
-#: for tiles of 16 rows and reads the matrix again for each, so that four tiles read what bfloat16 takes.
+#: Rows up to which the kernels are faster than to make the matrix in bfloat16 and multiply. On a processor with matrix
+#: units for bfloat16 (2048 × 2048, one thread) the kernel took .09 ms a row up to 32 rows and .15 ms at 64, the other
+#: way 6 to 14 ms. CUDA's kernel reads the matrix anew for each 16 rows: at 64 as many bytes as bfloat16 has.
 _FEW_ROWS = {"cpu": 64, "cuda": 64}
 
 #: CUDA's tiles: rows, and columns of a step along the input, of which one, two or … are packed together.
@@ -102,7 +102,8 @@ class _OnProcessor(_Int4Linear):
             if len(part_B)
         ]  # fmt: skip
         codes_IN = torch.cat(panels_IN, 1) if len(panels_IN) > 1 else panels_IN[0]
-        scale_G1N, zero_G1N = self.scales_and_zeros()[:, None].to(dtype).unbind(-1)
+        # One after the other, not in pairs: a processor reads them side by side three times faster.
+        scale_G1N, zero_G1N = self.scales_and_zeros()[:, None].to(dtype).movedim(-1, 0).contiguous()
         codes_GSN = codes_IN.to(dtype).view(-1, self.group, num_rows)
         found_GSN = torch.addcmul(zero_G1N, codes_GSN, scale_G1N)  # one rounding
         return found_GSN.view(-1, num_rows)[:, : self.out_features].t()
@@ -159,7 +160,8 @@ def nibble_places(pack: Callable[[Tensor], Tensor], rows: int, columns: int, dev
 
     Args:
         pack: from codes `[rows, columns]`, int32 from 0 to 15, to the packed tile.
-        rows, columns: of a tile.
+        rows: of a tile.
+        columns: of a tile.
         device: where it is packed.
     """
     place = torch.arange(rows * columns, dtype=torch.int32, device=device).view(rows, columns)

@@ -1,6 +1,6 @@
 """The dense layer over a matrix in eight bits, one scale a row, whatever the eight bits mean.
 
-    O  out_features    I  in_features
+O  out_features    I  in_features
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def largest_of_rows(weight: Tensor) -> Tensor:
     Raises:
         UserError: a matrix with numbers that are not finite.
     """
-    largest_O = torch.linalg.vector_norm(weight, torch.inf, 1, dtype=torch.float32)
+    largest_O: Tensor = torch.linalg.vector_norm(weight, torch.inf, 1, dtype=torch.float32)
     if not weight.is_meta and not largest_O.isfinite().all():
         raise UserError(f"a matrix of {tuple(weight.shape)} has NaN or infinity in it and cannot be packed.")
     return largest_O

@@ -1,6 +1,6 @@
 """The dense layer for inference alone: products of a packed matrix by whatever is fastest for so many rows.
 
-    M  rows, tokens of all sequences    I  in_features    O  out_features
+M  rows, tokens of all sequences    I  in_features    O  out_features
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from efficientllm.errors import Unsupported
 from efficientllm.precision._contract import PackedLinear, PrecisionEntry
-from efficientllm.precision._fp8_served import LARGEST, KIND, ServedFp8
+from efficientllm.precision._fp8_served import KIND, LARGEST, ServedFp8
 from efficientllm.precision._rows import RowsLinear, code_rows, largest_of_rows
 from efficientllm.records.card import Card
 
