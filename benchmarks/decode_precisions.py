@@ -1,8 +1,8 @@
 """How fast one model decodes on a processor in each number format, beside each other in one run.
 
-    python benchmarks/decode_precisions.py [context] [threads] [size]
+    python benchmarks/decode_precisions.py [context] [threads] [layers]
 
-Random weights of the 0.5b size by default, which all formats hold as they hold trained ones. Formats take turns, round
+Random weights in layers of the 0.5b size, eight of its 24 by default (0.12b). Formats take turns, round
 by round, so that what else the machine does hits all of them; a figure is the median of all steps. The bytes are those
 that a step must read. The last line is JSON.
 """
@@ -24,10 +24,10 @@ from efficientllm.records.settings import InferenceSettings
 FORMATS, ROUNDS, STEPS, VOCAB_TOKENS = ("fp32", "bf16", "int8", "int4"), 5, 8, 4096
 
 
-def decoding(name: str, size: str, context: int, threads: int) -> tuple[NativeEngine, Callable[[], None], float]:
+def decoding(name: str, layers: int, context: int, threads: int) -> tuple[NativeEngine, Callable[[], None], float]:
     """Return an engine with the context in its cache, one decode step on it, and the seconds of the prefill."""
     choice, dtype = Choice(name=name), "float32" if name == "fp32" else "bfloat16"
-    settings = InferenceSettings(size=size, precision=choice, dtype=dtype)
+    settings = InferenceSettings(size="0.5b", shape={"num_layers": layers}, precision=choice, dtype=dtype)
     engine = ENTRY.open(settings, folder=None, vocab_tokens=VOCAB_TOKENS, seed=0, device="cpu", threads=threads)
     assert isinstance(engine, NativeEngine)
     prompt = torch.arange(context)[None] % VOCAB_TOKENS
@@ -50,8 +50,8 @@ def main() -> None:
     """Print a line a format, and the JSON line."""
     context = int(sys.argv[1]) if len(sys.argv) > 1 else 256
     threads = int(sys.argv[2]) if len(sys.argv) > 2 else 2
-    size = sys.argv[3] if len(sys.argv) > 3 else "0.5b"
-    opened = {name: decoding(name, size, context, threads) for name in FORMATS}
+    layers = int(sys.argv[3]) if len(sys.argv) > 3 else 8
+    opened = {name: decoding(name, layers, context, threads) for name in FORMATS}
     steps: dict[str, list[float]] = {name: [] for name in FORMATS}
     for _ in range(ROUNDS):
         for name, (_, step, _) in opened.items():
@@ -61,7 +61,9 @@ def main() -> None:
                 step()
                 steps[name].append(time.perf_counter() - start)
     found, slowest = {}, median(steps["fp32"])
-    print(f"{size}, {context} tokens of context, one row, {threads} threads, {torch.backends.cpu.get_cpu_capability()}")
+    print(
+        f"{layers} layers of 0.5b, {context} tokens of context, one row, {threads} threads, {torch.backends.cpu.get_cpu_capability()}"
+    )
     for name, (engine, _, prefill_s) in opened.items():
         decode_s, moved = median(steps[name]), engine.decode_work(1, context).moved_bytes
         found[name] = {"decode_s": decode_s, "prefill_s": prefill_s, "weight_bytes": engine.weight_bytes}

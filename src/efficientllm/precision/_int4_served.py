@@ -84,16 +84,19 @@ class _OnProcessor(_Int4Linear):
     """Panels of rows, as many as the processor's registers hold; in a panel column after column."""
 
     def laid_out(self, codes_NB: Tensor) -> Tensor:
+        """Return the codes in the kernel's layout."""
         codes_NI = split_codes(codes_NB.flatten()).view(len(codes_NB), -1)
         packed: Tensor = _OPS._convert_weight_to_int4pack_for_cpu(codes_NI, 1)
         return packed
 
     def few(self, x_MI: Tensor) -> Tensor:
+        """Return x Wᵀ by torch's kernel."""
         pairs_GN2 = self.scales_and_zeros()
         out_MN: Tensor = _OPS._weight_int4pack_mm_for_cpu(x_MI, self.codes, self.group, pairs_GN2)
         return out_MN[:, : self.out_features]
 
     def matrix(self, dtype: torch.dtype) -> Tensor:
+        """Return the matrix, OI in this type."""
         panel, num_rows = _panel_rows(), len(self.codes)
         whole = num_rows // panel * panel
         flat_B, cut = self.codes.flatten(), whole * self.in_features // 2
@@ -122,20 +125,24 @@ class _OnCuda(_Int4Linear):
     """Tiles of eight rows and as many columns as one thread's loads cover."""
 
     def laid_out(self, codes_NB: Tensor) -> Tensor:
+        """Return the codes in the kernel's layout."""
         steps = self._steps()
         self.register_buffer("order", _tile_order(steps, codes_NB.device), persistent=False)
         self.order: Tensor  # shared by all layers of a device
         return _cuda_packed(codes_NB, steps)
 
     def packed_bytes(self) -> int:
+        """Return the bytes of codes, scales and zeros; the order of a tile is there once for all layers."""
         return 0 if self.codes.is_meta else self.codes.nbytes + self.pairs.nbytes
 
     def few(self, x_MI: Tensor) -> Tensor:
+        """Return x Wᵀ by torch's kernel."""
         pairs_GN2 = self.scales_and_zeros()
         out_MN: Tensor = _OPS._weight_int4pack_mm(x_MI, self.codes, self.group, pairs_GN2)
         return out_MN[:, : self.out_features]
 
     def matrix(self, dtype: torch.dtype) -> Tensor:
+        """Return the matrix, OI in this type."""
         tile_columns = self._steps() * _STEP_COLUMNS
         bytes_TB = self.codes.view(torch.uint8).view(-1, self.in_features // tile_columns, 4 * tile_columns)
         codes_T = torch.stack((bytes_TB & 15, bytes_TB >> 4), -1).flatten(-2).index_select(-1, self.order)
