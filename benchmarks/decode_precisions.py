@@ -61,9 +61,8 @@ def main() -> None:
                 step()
                 steps[name].append(time.perf_counter() - start)
     found, slowest = {}, median(steps["fp32"])
-    print(
-        f"{layers} layers of 0.5b, {context} tokens of context, one row, {threads} threads, {torch.backends.cpu.get_cpu_capability()}"
-    )
+    machine = f"{threads} threads, {torch.backends.cpu.get_cpu_capability()}"
+    print(f"{layers} layers of 0.5b, {context} tokens of context, one row, {machine}")
     for name, (engine, _, prefill_s) in opened.items():
         decode_s, moved = median(steps[name]), engine.decode_work(1, context).moved_bytes
         found[name] = {"decode_s": decode_s, "prefill_s": prefill_s, "weight_bytes": engine.weight_bytes}

@@ -86,6 +86,9 @@ class _OnProcessor(_Int4Linear):
     def laid_out(self, codes_NB: Tensor) -> Tensor:
         """Return the codes in the kernel's layout."""
         codes_NI = split_codes(codes_NB.flatten()).view(len(codes_NB), -1)
+        self.panel = _panel_rows()
+        # Asked here, once: a compiler must not look into the asking.
+        self.orders = {rows: _panel_order(rows) for rows in (self.panel, len(codes_NB) % self.panel) if rows}
         packed: Tensor = _OPS._convert_weight_to_int4pack_for_cpu(codes_NI, 1)
         return packed
 
@@ -97,7 +100,7 @@ class _OnProcessor(_Int4Linear):
 
     def matrix(self, dtype: torch.dtype) -> Tensor:
         """Return the matrix, OI in this type."""
-        panel, num_rows = _panel_rows(), len(self.codes)
+        panel, num_rows = self.panel, len(self.codes)
         whole = num_rows // panel * panel
         flat_B, cut = self.codes.flatten(), whole * self.in_features // 2
         panels_IN = [
@@ -115,7 +118,7 @@ class _OnProcessor(_Int4Linear):
         """Return numbers from -8 to 7 of panels of so many rows, input by row."""
         bytes_TIB = bytes_B.view(-1, self.in_features, rows // 2)
         halves_TIN = torch.cat((bytes_TIB & 15, bytes_TIB >> 4), -1).to(torch.int8) - 8
-        order = _panel_order(rows)
+        order = self.orders[rows]
         if order is not None:
             halves_TIN = halves_TIN.index_select(-1, order)
         return halves_TIN.transpose(0, 1).reshape(self.in_features, -1)
