@@ -130,10 +130,20 @@ def test_every_check_has_a_fault_that_it_finds():
     assert {what for _, what, _ in FAULTS} == set(CHECKS)
 
 
-@pytest.mark.parametrize("name", FORMATS)
-def test_a_format_of_the_folder_names_its_paper(name):
+@pytest.mark.parametrize("name", sorted(ENTRIES.keys() - PACKED))
+def test_a_plain_format_packs_nothing_and_names_its_type(name):
+    entry = registry.load("precision", name)
+    assert entry.bits == 8 * getattr(torch, entry.dtype).itemsize and not entry.computes_in and not entry.needs_inputs
+    with pytest.raises(UserError, match=f"{name} packs nothing"):
+        pack_frozen([(nn.Sequential(nn.Linear(4, 4)), "0")], Choice(name=name))
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_a_formats_card_has_title_source_and_claim(name):
     card = registry.load("precision", name).card
-    assert card.source.startswith("arXiv:") and card.improves
+    words = {"memory", "compute", "latency", "throughput", "energy", "compression", "quality"}
+    assert card.title and card.source.startswith(("arXiv:", "https://")) and (card.improves or name == "fp32")
+    assert set(card.improves) | set(card.costs) <= words
 
 
 @pytest.mark.parametrize("name", FORMATS)

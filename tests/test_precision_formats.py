@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from efficientllm.errors import UserError
-from efficientllm.precision import _blocks, int4, nf4
+from efficientllm.precision import _blocks, _int4_served, fp8, int4, int8, nf4
+from efficientllm.precision._fp8_served import LARGEST, quantised_rows
 
 
 def normal(*shape, seed=0):
@@ -108,3 +109,51 @@ def test_a_size_that_no_block_can_have_is_refused_with_those_it_can(pack, option
     for size in (0, 48, 2048):
         with pytest.raises(UserError, match=rf"{option} {size}: choose from 16, 32, 64, 128, 256, 512, 1024\."):
             pack(normal(4, 64), None, **{option: size})
+
+
+def test_the_error_of_int8_is_that_of_a_uniform_step_up_to_the_largest_of_a_row():
+    weight = normal(512, 1024)
+    steps = weight.abs().amax(1) / 127
+    expected = (steps.square().mean() / 12).sqrt().item()
+    assert expected < error(int8.pack, weight) < 1.004 * 1.004 * expected, "scales in bfloat16 cost more than they must"
+
+
+def test_numbers_on_int8s_steps_come_back_exactly():
+    codes = torch.randint(-127, 128, (32, 256), generator=torch.Generator().manual_seed(1))
+    codes[:, 5] = -127
+    weight = codes * torch.logspace(-6, 3, 32, base=2).bfloat16().float()[:, None]
+    assert torch.equal(int8.pack(weight, None).weight, weight)
+
+
+def test_fp8_rounds_to_three_bits_below_the_largest_of_a_row():
+    weight = normal(64, 512) * torch.logspace(-3, 3, 64)[:, None]
+    got = fp8.pack(weight, None).weight
+    largest = weight.abs().amax(1, keepdim=True)
+    normal_sized = weight.abs() >= largest * 2**-6 / LARGEST
+    assert ((got - weight).abs() <= weight.abs() * (2**-4 + 1e-6))[normal_sized].all()
+    assert 0.02 < error(fp8.pack, weight) < 0.03
+    torch.testing.assert_close(got.abs().amax(1), largest[:, 0], rtol=1e-6, atol=0)
+
+
+def test_activations_in_fp8_use_the_whole_range_of_each_row_and_zeros_stay_zeros():
+    x = normal(5, 64).bfloat16() * torch.tensor([0.0, 1e-38, 1e-3, 1.0, 1e30])[:, None].bfloat16()
+    codes, scales = quantised_rows(x)
+    assert codes.float().isfinite().all() and not codes[0].float().any()
+    assert codes[2:].float().abs().amax(1).tolist() == [LARGEST] * 3
+    torch.testing.assert_close((codes.float() * scales)[2:], x[2:].float(), rtol=2**-4, atol=1e-38)
+
+
+def test_half_bytes_are_found_wherever_a_packing_puts_them():
+    """CUDA's order of a tile, two columns side by side, upper half first, rows last: any order is learned from tiles."""
+    shuffled = torch.randperm(8 * 16, generator=torch.Generator().manual_seed(3))
+
+    def pack(codes):
+        return _blocks.join_codes(codes.flatten()[shuffled]).view(4, -1)
+
+    assert torch.equal(_int4_served.nibble_places(pack, 8, 16, torch.device("cpu")).long(), shuffled)
+
+
+@pytest.mark.parametrize("rows", [16, 48, 64, 80, 208])
+def test_a_processors_layout_of_int4_is_read_back_whatever_rows_are_left_over(rows):
+    layer = int4.pack(normal(rows, 96), None, group=32)
+    assert torch.equal(layer.served().weight, layer.weight)

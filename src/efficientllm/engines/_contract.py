@@ -111,6 +111,7 @@ class Open(Protocol):
         seed: int,
         device: str,
         threads: int,
+        calibration_BT: Tensor | None = None,
     ) -> Engine:
         """Load or build the model and return the engine.
 
@@ -121,6 +122,7 @@ class Open(Protocol):
             seed: of random weights.
             device: `cpu`, `cuda` or `cuda:N`.
             threads: processor threads to use; 0 leaves them as they are.
+            calibration_BT: rows of training text, for a number format that is fitted to some.
 
         Raises:
             UserError: settings that make no model, or a folder without one.

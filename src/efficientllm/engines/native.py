@@ -14,7 +14,8 @@ from efficientllm.engines._capture import CapturedStep
 from efficientllm.engines._compiling import compile_each_window
 from efficientllm.engines._contract import EngineEntry, Prompts
 from efficientllm.engines._greedy import greedy
-from efficientllm.errors import Unsupported, UserError, did_you_mean
+from efficientllm.engines._precision import calibrate, weight_format
+from efficientllm.errors import Unsupported, UserError
 from efficientllm.models import checkpoint, costs
 from efficientllm.models.build import build_decoder
 from efficientllm.models.decoder import Decoder
@@ -31,8 +32,6 @@ _CHUNK_TOKENS = {"cpu": 1024, "cuda": 16384}
 
 #: On CUDA room is made in steps of so many tokens, which the split value product of one-token attention divides.
 _ROOM_STEP = 256
-
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class NativeEngine:
@@ -183,13 +182,11 @@ def open_native(
     seed: int,
     device: str,
     threads: int,
+    calibration_BT: Tensor | None = None,
 ) -> NativeEngine:
     """Load the folder, or build random weights of the settings' size; see the contract."""
     if settings.engine.options:
         raise UserError(f"unknown option {min(settings.engine.options)!r} of engine native. It has no options.")
-    if settings.dtype not in _DTYPES:
-        hint = did_you_mean(settings.dtype, _DTYPES)
-        raise UserError(f"unknown dtype {settings.dtype!r}. {hint}Known: {', '.join(_DTYPES)}.")
     where = torch.device(device)
     if where.type not in _CHUNK_TOKENS:
         raise Unsupported(f"engine native runs on cpu and cuda, not on {where.type}")
@@ -197,12 +194,27 @@ def open_native(
         raise Unsupported("torch finds no CUDA device")
     if threads:
         torch.set_num_threads(threads)
-    dtype = _DTYPES[settings.dtype]
+    dtype, after_block = weight_format(settings, where)
+    # Packed layer by layer on the device, and until then on the host, whose memory is taken as it is filled.
+    first = where if after_block is None else torch.device("cpu")
     if folder is not None:
-        decoder = checkpoint.load(folder, where, dtype)
-        return NativeEngine(decoder, settings, checkpoint.weight_file_bytes(folder))
-    decoder = build_decoder(settings, vocab_tokens=vocab_tokens, seed=seed, device=where, dtype=dtype)
-    return NativeEngine(decoder, settings, disk_bytes=0)
+        decoder, disk_bytes = checkpoint.load(folder, first, dtype, after_block), checkpoint.weight_file_bytes(folder)
+    else:
+        decoder, disk_bytes = (
+            build_decoder(
+                settings,
+                vocab_tokens=vocab_tokens,
+                seed=seed,
+                device=first,
+                dtype=dtype,
+                draws_on=where,
+                after_block=after_block,
+            ),
+            0,
+        )
+    decoder = decoder.to(where)
+    calibrate(decoder, settings, calibration_BT)
+    return NativeEngine(decoder, settings, disk_bytes)
 
 
 ENTRY = EngineEntry(

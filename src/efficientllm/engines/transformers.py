@@ -31,6 +31,7 @@ def open_transformers(
     seed: int,
     device: str,
     threads: int,
+    calibration_BT: torch.Tensor | None = None,
 ) -> DynamicEngine:
     """Load the folder, or make the random weights of engine native; see the contract."""
     loaded = load_model("transformers", settings, folder, vocab_tokens, seed, device)

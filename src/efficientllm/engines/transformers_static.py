@@ -94,6 +94,7 @@ def open_transformers_static(
     seed: int,
     device: str,
     threads: int,
+    calibration_BT: Tensor | None = None,
 ) -> StaticEngine:
     """Load the folder, or make the random weights of engine native; see the contract."""
     loaded = load_model("transformers_static", settings, folder, vocab_tokens, seed, device)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from efficientllm.errors import Unsupported
@@ -21,10 +23,12 @@ def build_decoder(
     device: str | torch.device,
     dtype: torch.dtype = torch.float32,
     draws_on: torch.device | None = None,
+    after_block: Callable[[Decoder, int], None] | None = None,
 ) -> Decoder:
     """Return a decoder with its first weights, drawn from the seed.
 
     Each type of device has random numbers of its own: `draws_on` makes the weights those of another one than `device`.
+    `after_block` is called with the number of each layer as soon as it has its weights, and may replace its parts.
 
     Raises:
         UnknownNameError: no such size, preset, mixer, position or mlp.
@@ -34,7 +38,13 @@ def build_decoder(
     shape, settings, adjusted = matched(resolve_shape(settings, vocab_tokens), settings)
     decoder = assemble(shape, settings, device=device, dtype=dtype, seed=seed)
     decoder.adjusted = adjusted
-    initialise(decoder, seed, shape.num_layers, draws_on)
+    for number in range(shape.num_layers):
+        initialise(decoder.block(number), seed, shape.num_layers, draws_on, f"blocks.{number}")
+        if after_block is not None:
+            after_block(decoder, number)
+    for name, part in decoder.named_children():
+        if part is not decoder.blocks:
+            initialise(part, seed, shape.num_layers, draws_on, name)
     return decoder
 
 

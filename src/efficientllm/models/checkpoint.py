@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -90,8 +90,15 @@ def save(
     _put_in_place(draft, folder)
 
 
-def load(folder: Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Decoder:
+def load(
+    folder: Path,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    after_block: Callable[[Decoder, int], None] | None = None,
+) -> Decoder:
     """Return the decoder of a folder: one saved here, or a Llama, Qwen2, Qwen3 or Mistral folder from elsewhere.
+
+    `after_block` is called with the number of each layer as soon as it has its weights, and may replace its parts.
 
     Raises:
         UserError: no such folder, or its files do not belong together.
@@ -107,8 +114,13 @@ def load(folder: Path, device: str | torch.device = "cpu", dtype: torch.dtype = 
         what = f"lacks {min(missing)}" if missing else f"has {min(surplus)}, which this model has no place for"
         raise UserError(f"{folder} {what}. Its config.json and its weights do not belong together.")
     with torch.no_grad():
-        for name, pieces in parts.items():
-            _fill(parameters[name], pieces, where, folder)
+        for number in range(decoder.shape.num_layers):
+            for name in [name for name in parts if name.startswith(f"blocks.{number}.")]:
+                _fill(parameters.pop(name), parts[name], where, folder)
+            if after_block is not None:
+                after_block(decoder, number)
+        for name in [name for name in parts if name in parameters]:
+            _fill(parameters[name], parts[name], where, folder)
     return decoder
 
 

@@ -19,15 +19,17 @@ DEVIATION = 0.02
 _REFERENCE_WIDTH = 256
 
 
-def initialise(module: nn.Module, seed: int, num_layers: int, draws_on: torch.device | None = None) -> None:
+def initialise(
+    module: nn.Module, seed: int, num_layers: int, draws_on: torch.device | None = None, prefix: str = ""
+) -> None:
     """Draw the weights of all our dense and embedding layers; other parameters stay as they were made.
 
     A layer that writes to the residual stream is divided by sqrt(2 * num_layers) (GPT-2). The draw of a parameter
     depends on the seed, its name and the type of device (`draws_on`, or where it is) alone, so that two decoders which
-    differ in one slot start with the same numbers everywhere else.
+    differ in one slot start with the same numbers everywhere else. `prefix` is the module's own name in the decoder.
     """
     with torch.no_grad():
-        for name, part in module.named_modules():
+        for name, part in module.named_modules(prefix=prefix):
             if isinstance(part, Linear):
                 _draw(part.weight, _deviation(part, num_layers), f"{name}.weight", seed, draws_on)
                 if part.bias is not None:

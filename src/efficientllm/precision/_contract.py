@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -32,6 +33,21 @@ class PackedLinear(nn.Linear):
         """Return the bytes that the matrix takes, scales and tables included; none on the device `meta`."""
         return sum(buffer.nbytes for buffer in self.buffers() if not buffer.is_meta)
 
+    def flops_per_token(self) -> float:
+        """Return the floating-point operations of one token: two for each weight, whatever it is held in."""
+        return 2.0 * self.in_features * self.out_features
+
+    def served(self) -> PackedLinear:
+        """Return the layer for inference alone, on the device where this one is; by default itself.
+
+        It may hold the matrix laid out for the device's own products, but has the same numbers, read by `weight`, and
+        takes no more memory. It replaces this layer, which is to be given up: the two are not meant to be held at once.
+
+        Raises:
+            Unsupported: this matrix does not fit those products; the reason says which would.
+        """
+        return self
+
     def product(self, x: Tensor, rows: slice = slice(None)) -> Tensor:
         """Return the layer's result, or some rows of it; `forward` is all rows, and no more is kept for some."""
         raise NotImplementedError
@@ -46,6 +62,10 @@ class PackedLinear(nn.Linear):
         return self.product(x)
 
 
+def _any_device(device: torch.device) -> None:
+    """Refuse nothing."""
+
+
 @dataclass(frozen=True)
 class PrecisionEntry:
     """A format's entry.
@@ -58,6 +78,9 @@ class PrecisionEntry:
         bits: bits of a number, its share of the scales included, with the default options.
         dtype: of a plain format, which packs nothing: the type that all weights then have; `pack` is None.
         needs_inputs: whether `pack` takes `moments_II`, the mean of x xᵀ over a layer's inputs on calibration text.
+        computes_in: of a packed format, the type that activations take in the products of served layers, empty for
+            the model's own: what it loses is the arithmetic's error, apart from the format's.
+        supports: raises `Unsupported`, with the reason, for a device on which layers of this format cannot be served.
     """
 
     card: Card
@@ -65,6 +88,8 @@ class PrecisionEntry:
     bits: float
     dtype: str = ""
     needs_inputs: bool = False
+    computes_in: str = ""
+    supports: Callable[[torch.device], None] = _any_device
 
 
 def packed_bytes(module: nn.Module) -> int:

@@ -15,6 +15,7 @@ from efficientllm.precision._add_product import add_product
 from efficientllm.precision._blocks import SCALE_GROUP, SIZES, Blocks
 from efficientllm.precision._contract import PackedLinear
 from efficientllm.precision._dequantise import dequantise
+from efficientllm.precision._int4_served import served_int4
 
 #: Numbers that are coded at once, whole groups of blocks: coding takes several float32 copies of them.
 _CODED_AT_ONCE = SCALE_GROUP * max(SIZES) * 16
@@ -80,6 +81,13 @@ class BlockLinear(PackedLinear):
     def packed(self) -> Blocks:
         """Return what is held; a change of it in place is one of the matrix."""
         return Blocks(*self._blocks())
+
+    def served(self) -> PackedLinear:
+        """Return the layer for inference: groups of whole numbers with a zero are served by torch's int4 products."""
+        packed = self.packed()
+        if packed.lows is None or packed.values.tolist() != list(range(-8, 8)):
+            return self
+        return served_int4(packed, self.block_size, (self.out_features, self.in_features), self.dtype, self.bias)
 
     def extra_repr(self) -> str:
         """Return what a print of the model says of it."""

@@ -1,4 +1,8 @@
-"""Four-bit whole numbers, rounded to nearest between the least and the largest of each group of 128."""
+"""Four-bit whole numbers, rounded to nearest between the least and the largest of each group of 128.
+
+A number is `(code - 8) * scale + zero`, scale and zero of its group in bfloat16: exactly what torch's products of 4-bit
+matrices compute with, so that a layer is served by them without being rounded once more.
+"""
 
 from __future__ import annotations
 
@@ -27,10 +31,11 @@ ENTRY = PrecisionEntry(
     card=Card(
         title="4-bit integers in groups, rounded to nearest",
         source="arXiv:2210.17323",
-        improves=("memory", "compression"),
-        costs=("latency", "quality"),
-        note="the baseline that GPTQ compares with; frozen weights, against 16-bit weights",
+        improves=("memory", "latency", "compression"),
+        costs=("quality",),
+        note="the baseline that GPTQ compares with; latency of decoding, against 16-bit weights",
     ),
     pack=pack,
     bits=4 + 2 * 16 / 128,
+    computes_in="bfloat16",
 )

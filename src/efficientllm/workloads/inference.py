@@ -6,11 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
+from torch import Tensor
 
 from efficientllm import registry
 from efficientllm.data.prepare import Prepared
 from efficientllm.data.serving import prepare_serving
 from efficientllm.engines._contract import Engine, EngineEntry
+from efficientllm.models.calibrate import calibration_rows
 from efficientllm.precision.pack import load_precision
 from efficientllm.records.measurement import ARITHMETIC, ModelFacts
 from efficientllm.records.settings import InferenceSettings
@@ -64,7 +66,18 @@ def _open_engine(job: Job, settings: InferenceSettings, folder: Path | None, pre
         seed=job.trial.seed,
         device=str(job.device.torch_device()),
         threads=job.threads,
+        calibration_BT=_calibration(job, settings, prepared),
     )
+
+
+def _calibration(job: Job, settings: InferenceSettings, prepared: Prepared) -> Tensor | None:
+    """Return the training text that a number format is fitted to, None where it is to none."""
+    if settings.precision is None:
+        return None
+    rows_BT = calibration_rows(settings.precision, prepared.train, settings.sequence_tokens, job.trial.seed)
+    if rows_BT is not None:
+        job.recorder.figure("calibration_tokens", rows_BT.numel())
+    return rows_BT
 
 
 def _with_arithmetic(facts: ModelFacts, settings: InferenceSettings) -> ModelFacts:

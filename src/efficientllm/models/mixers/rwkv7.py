@@ -17,6 +17,7 @@ from efficientllm.models.mixers._recurrent import Call, Mixed, RecurrentMixer, T
 from efficientllm.models.mixers._runs import Runs
 from efficientllm.models.position._contract import Position
 from efficientllm.models.shape import Shape
+from efficientllm.precision._contract import PackedLinear
 from efficientllm.records.card import Card
 
 #: It has no queries and keys of attention that a rotary encoding could turn.
@@ -83,7 +84,7 @@ class Rwkv7(RecurrentMixer):
         self.out = Linear(width, width, writes_residual=True)
         self.recent_shape = (1, width)
         self.memory_shape = (self.num_heads, self.head_dim, self.head_dim)
-        layers = sum(part.flops_per_token() for part in self.children() if isinstance(part, Linear))
+        layers = sum(part.flops_per_token() for part in self.children() if isinstance(part, Linear | PackedLinear))
         self.token_flops = layers + 4 * 2.0 * width * self.head_dim  # recall, two writes, a read
 
     def project(self, x_BTD: Tensor) -> Tensors:
