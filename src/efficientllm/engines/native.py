@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from efficientllm.engines._capture import CapturedStep
 from efficientllm.engines._contract import EngineEntry
+from efficientllm.engines._logits import piece_tokens
 from efficientllm.errors import Unsupported, UserError, did_you_mean
 from efficientllm.models import checkpoint, costs
 from efficientllm.models.build import build_decoder
@@ -122,6 +123,16 @@ class NativeEngine:
             total, number = self._decoder.loss_sum(part_BT[:, :-1], part_BT[:, 1:])
             nats, count = nats + float(total), count + int(number)
         return nats, count
+
+    @torch.inference_mode()
+    def logits(self, tokens_BT: Tensor) -> Iterator[Tensor]:
+        """Yield the logits after each token, in pieces of consecutive positions, BtV in float32."""
+        rows = max(1, _CHUNK_TOKENS["cuda" if self._on_cuda else "cpu"] // tokens_BT.shape[1])
+        parts_BTD = [self._decoder.hidden(part_BT.to(self.device)) for part_BT in tokens_BT.split(rows)]
+        hidden_BTD = torch.cat(parts_BTD)
+        piece = piece_tokens(len(tokens_BT), self._decoder.shape.vocab_tokens, self.device)
+        for hidden_BtD in hidden_BTD.split(piece, dim=1):
+            yield F.linear(hidden_BtD, self._decoder.head_weight).float()
 
     def generate(self, tokens_BT: Tensor, new_tokens: int) -> Tensor:
         """Return the `new_tokens` likeliest next tokens, one after the other, as Bn; starts a batch of its own."""

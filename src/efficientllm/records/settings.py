@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from typing import Literal
+
 import msgspec
 
+from efficientllm.errors import UserError
 from efficientllm.records.choice import Choice
 from efficientllm.records.finetune_settings import FinetuneSettings
 from efficientllm.records.model_settings import Dtype, Length, ModelSettings, NonNegative, Positive, Rows
 from efficientllm.records.training_settings import TrainingSettings
 
 #: Settings that are filled from another folder than that of their own name.
-_SLOTS = {"outside": "corpus", "base_precision": "precision", "cache": "cache_format"}
+_SLOTS = {
+    "outside": "corpus",
+    "base_precision": "precision",
+    "cache": "cache_format",
+    "domains": "corpus",
+    "against": "precision",
+}
+
+#: What a domain may be called: it becomes part of a window's name.
+_DOMAIN_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
 def slot_of(field: str) -> str:
@@ -20,6 +34,19 @@ def slot_of(field: str) -> str:
     ('mixer', 'corpus')
     """
     return _SLOTS.get(field, field)
+
+
+def choices_of(value: object) -> Iterator[Choice]:
+    """Yield the choices that a setting holds: itself, or those of a list or of a mapping.
+
+    >>> [choice.name for choice in choices_of({"code": Choice(name="stdlib")})]
+    ['stdlib']
+    """
+    if isinstance(value, Choice):
+        yield value
+    elif isinstance(value, tuple | dict):
+        inside = value.values() if isinstance(value, dict) else value
+        yield from (choice for choice in inside if isinstance(choice, Choice))
 
 
 class Grid(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -51,6 +78,13 @@ class InferenceSettings(ModelSettings, frozen=True, kw_only=True, tag_field="wor
         cache: number format of what is cached; null: that of the activations.
         prefill: windows that time the prompt alone (TTFT).
         decode: windows that time one further token a sequence (TPOT), with `tokens` already in the cache.
+        domains: name -> a further corpus, whose held-out text is scored too, each in a window of its own.
+        against: number format of the weights whose next-token distributions this trial's are compared with; null: that
+            of the recipe's baseline where it names one, else `dtype`.
+        questions: sets of questions that the model answers, each in a window of its own.
+        asked: most questions of each set.
+        question_template: how a question becomes a prompt: as it stands (`none`), or as in fine-tuning, with an empty
+            line after it (`plain`) or by the chat template of the model's folder (`model`).
     """
 
     model: str = ""
@@ -59,6 +93,23 @@ class InferenceSettings(ModelSettings, frozen=True, kw_only=True, tag_field="wor
     cache: Choice | None = None
     prefill: tuple[Grid, ...] = (Grid(batch=1, tokens=512),)
     decode: tuple[Grid, ...] = (Grid(batch=1, tokens=512),)
+
+    domains: dict[str, Choice] = msgspec.field(default_factory=dict)
+    against: Choice | None = None
+    questions: tuple[Choice, ...] = ()
+    asked: Rows = 1000
+    question_template: Literal["none", "plain", "model"] = "none"
+
+    def __post_init__(self) -> None:
+        """Fill the open slots, and see whether domains have names that a window can have.
+
+        Raises:
+            UserError: one has not.
+        """
+        super().__post_init__()
+        for name in self.domains:
+            if not _DOMAIN_NAME.fullmatch(name) or name == "outside":
+                raise UserError(f"domains: {name!r} cannot name a domain. Use small letters, digits and _: medicine.")
 
 
 class VerifySettings(ModelSettings, frozen=True, kw_only=True, tag_field="workload", tag="verify"):

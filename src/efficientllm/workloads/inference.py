@@ -10,7 +10,7 @@ from efficientllm.data.prepare import Prepared, prepare
 from efficientllm.devices._contract import Device
 from efficientllm.engines._contract import Engine, EngineEntry
 from efficientllm.records.settings import Grid, InferenceSettings
-from efficientllm.workloads import quality
+from efficientllm.workloads import judging
 from efficientllm.workloads._contract import Job, WorkloadEntry
 from efficientllm.workloads.cards import copy_cards
 
@@ -34,7 +34,12 @@ def run(job: Job) -> None:
         recorder.figure(f"{name}_bits_per_byte", value)
     recorder.baseline_memory()
     with recorder.phase("load"):
-        engine = _open_engine(job, settings, prepared)
+        try:
+            engine = _open_engine(job, settings, prepared)
+        except Exception as error:
+            if device.is_out_of_memory(error) and judging.judge_streamed(job, prepared, error):
+                return
+            raise
     copy_cards(recorder, settings)
     recorder.model(engine.facts())
     points = [("prefill", grid) for grid in settings.prefill] + [("decode", grid) for grid in settings.decode]
@@ -42,7 +47,7 @@ def run(job: Job) -> None:
         recorder.progress(i, len(points), f"{name} batch {grid.batch}, {grid.tokens} tokens")
         with recorder.attempt(name, {"batch": grid.batch, "tokens": grid.tokens}):
             _MEASURE[name](job, engine, prepared, grid, device)
-    _judge(job, settings, engine, prepared, device)
+    judging.judge(job, engine, prepared)
     engine.close()
 
 
@@ -108,16 +113,6 @@ def _decode(job: Job, engine: Engine, prepared: Prepared, grid: Grid, device: De
 
 
 _MEASURE = {"prefill": _prefill, "decode": _decode}
-
-
-def _judge(job: Job, settings: InferenceSettings, engine: Engine, prepared: Prepared, device: Device) -> None:
-    if job.parent_artifact is None:
-        job.recorder.figure("random_weights", 1)
-        work = engine.prefill_work(1, settings.sequence_tokens)
-        with job.recorder.window("quality", work=work, adaptive=False) as window:
-            window.absent("heldout_bits_per_byte", "random weights: there is no quality to judge")
-        return
-    quality.judge(engine.score, prepared, settings, device, job.recorder)
 
 
 def _prompt(prepared: Prepared, grid: Grid, device: Device) -> torch.Tensor:
