@@ -48,8 +48,13 @@ def test_what_is_no_question_is_refused_with_its_line(record, said, tmp_path):
 
 def test_answers_may_be_places_letters_labels_or_texts(tmp_path):
     arc = {"question": "a", "choices": {"text": ["x", "y"], "label": ["1", "2"]}, "answerKey": "2"}
-    asked = lines(tmp_path, {"question": "a", "options": ["x", "y"], "answer": "B"}, arc,
-                  {"query": "a", "choices": ["x", "y"], "gold": "1"}, {"ctx": "a", "endings": ["x", "y"], "label": "y"})
+    asked = lines(
+        tmp_path,
+        {"question": "a", "options": ["x", "y"], "answer": "B"},
+        arc,
+        {"query": "a", "choices": ["x", "y"], "gold": "1"},
+        {"ctx": "a", "endings": ["x", "y"], "label": "y"},
+    )
     assert [q.right for q in open_questions(asked).questions()] == [1, 1, 1, 1]
 
 
@@ -59,7 +64,7 @@ def test_generated_questions_are_the_held_out_ones(tmp_path):
     trained = {sample.messages[0].content for sample in learned.samples("train")}
     assert asked and not trained & {q.prompt for q in asked}
     assert all(eval(q.prompt.removesuffix("=")) == int(q.answer) for q in asked)
-    with pytest.raises(DataError, match="no option 'digit'.*Did you mean 'digits'"):
+    with pytest.raises(DataError, match=r"no option 'digit'.*Did you mean 'digits'"):
         check_questions(Choice(name="arithmetic", options={"digit": 1}))
 
 

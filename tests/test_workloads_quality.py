@@ -158,7 +158,10 @@ def test_padding_does_not_change_the_likelihood_of_a_continuation():
     assert [nats for nats, _ in together] == pytest.approx([nats for nats, _ in alone], rel=1e-4)
     greedy = engine.generate(torch.tensor([[1, 2, 3]]), 4)[0].tolist()
     wrong = [*greedy[:-1], (greedy[-1] + 1) % 96]
-    assert [is_greedy for _, is_greedy in continuation_nats(engine, [([1, 2, 3], greedy), ([1, 2, 3], wrong)])] == [True, False]
+    assert [is_greedy for _, is_greedy in continuation_nats(engine, [([1, 2, 3], greedy), ([1, 2, 3], wrong)])] == [
+        True,
+        False,
+    ]
 
 
 def test_a_model_is_at_no_distance_from_itself_and_a_quantised_one_at_some(text, tmp_path):

@@ -112,6 +112,7 @@ class StudyTable(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         verdict: sentences in words, most important first.
         budgets: for each group of training runs, the losses at equal tokens, time and energy.
+        quality: for each group of served models, what each text and each set of questions says of them.
         rank_changes: for each stage with settings of its own, its quality beside that of a stage without.
         environments: one line a machine.
         sanity: for each text that judges quality what simple models (`bz2`, `unigram`) make of it.
@@ -124,6 +125,7 @@ class StudyTable(msgspec.Struct, frozen=True, kw_only=True):
     verdict: tuple[str, ...] = ()
     sections: tuple[Section, ...] = ()
     budgets: tuple[Section, ...] = ()
+    quality: tuple[Section, ...] = ()
     rank_changes: tuple[Section, ...] = ()
     environments: tuple[str, ...] = ()
     sanity: tuple[Sanity, ...] = ()

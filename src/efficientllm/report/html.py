@@ -54,6 +54,7 @@ def page(table: StudyTable, measurements: Sequence[Measurement]) -> str:
         num_cut=max((len(section.rows) - _MOST_ROWS for section in table.sections), default=0),
         sections=section_views(shown, notes),
         rank_changes=section_views(_cut(table.rank_changes), notes, prefix="r"),
+        quality=section_views(_cut(table.quality), notes, prefix="q"),
         budgets=section_views(_cut(table.budgets), notes, prefix="b"),
         details=section_views(full.sections, detail_notes, prefix="d"),
         claims=claim_views(full),

@@ -23,7 +23,7 @@ def markdown(table: StudyTable) -> str:
     title = f": {escape(table.title)}" if table.title else ""
     lines = [f"## {escape(table.study)}{title}", ""]
     lines += [f"- {escape(sentence)}" for sentence in table.verdict]
-    for section in (*table.sections, *table.budgets, *table.rank_changes):
+    for section in (*table.sections, *table.budgets, *table.quality, *table.rank_changes):
         lines += ["", *_section(section, notes)]
     lines += ["", *_notes(table, notes)]
     return "\n".join(lines).rstrip() + "\n"

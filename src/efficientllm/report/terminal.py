@@ -52,7 +52,7 @@ def print_table(table: StudyTable, console: Console) -> None:
         page.item(sentence)
     notes = Footnotes()
     # apart: long headings of the one would widen the other
-    for sections in (table.sections, table.budgets, table.rank_changes):
+    for sections in (table.sections, table.budgets, table.quality, table.rank_changes):
         for lines in _blocks(sections, notes, console):
             page.line(lines)
     page.line(Text())
