@@ -113,7 +113,7 @@ def test_tasks_have_accuracy_and_flips_and_chance_is_a_floor():
         replace(one, windows=(*one.windows[:2], task_of([n % 4 == 0 for n in range(80)], [0] * 80))) for one in study()
     ]
     why = cell(sections(guess)[0]["Accuracy"], "int4", "accuracy.quiz")
-    assert why.value is None and why.absent == "at_floor: 20 of 80 are right; chance has 20"
+    assert why.value is None and why.absent == "at_floor: 20.0 of 80 are right; chance has 20.0"
 
 
 def test_a_text_below_token_frequencies_has_no_verdict():

@@ -11,8 +11,9 @@ from pathlib import Path
 from efficientllm.data.locate import locate_model
 from efficientllm.data.prepare import Prepared
 from efficientllm.engines._contract import Engine
-from efficientllm.errors import Unsupported
+from efficientllm.errors import Unsupported, UserError
 from efficientllm.precision.pack import load_precision
+from efficientllm.records.choice import Choice
 from efficientllm.records.settings import InferenceSettings
 from efficientllm.workloads._contract import Job
 from efficientllm.workloads.questions import Examiner, window_names
@@ -87,14 +88,26 @@ def _reference(job: Job, folder: Path) -> tuple[DecoderTeller | None, str]:
         return None, why
     try:
         with job.recorder.phase("load_reference"):
-            reference = load_reference(folder, choice, settings, job.device)
-    except Unsupported as error:
-        return None, str(error)
+            reference = _loaded(folder, choice, settings, job)
+    except (Unsupported, UserError) as error:  # a folder of a kind that our decoder cannot be, or its weights packed
+        return None, f"no reference: {error}"
     if reference.streamed:
         job.recorder.caution(
             "reference_streamed", f"{reference.name}, the reference, passed over the device layer by layer"
         )
     return reference, ""
+
+
+def _loaded(folder: Path, choice: Choice | None, settings: InferenceSettings, job: Job) -> DecoderTeller:
+    """Load a reference; streamed, if the device has less room than it says."""
+    try:
+        return load_reference(folder, choice, settings, job.device)
+    except Exception as error:
+        if not job.device.is_out_of_memory(error):
+            raise
+        traceback.clear_frames(error.__traceback__)
+    job.device.empty_cache()
+    return load_reference(folder, choice, settings, job.device, streamed=True)
 
 
 def _settings(job: Job) -> InferenceSettings:
