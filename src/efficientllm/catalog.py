@@ -28,6 +28,7 @@ FOLDERS = {
     "precision": "precision",
     "cache_format": "precision/cache",
     "instructions": "data/instructions",
+    "questions": "data/questions",
     "engine": "engines",
     "device": "devices",
     "meter": "meters",

@@ -21,16 +21,9 @@ from efficientllm.records.trial import Trial
 from efficientllm.units import count_text
 
 #: Windows that are no section of their own: they are read from within the others, or reported apart.
-_NOT_COMPARED = (
-    "load",
-    "idle",
-    "quality",
-    "quality_outside",
-    "curve",
-    "search",
-    "forgetting_before",
-    "forgetting_after",
-)
+_NOT_COMPARED = ("load", "idle", "quality", "curve", "search", "forgetting_before", "forgetting_after")
+#: … and those of each text and each set of questions: see `by_text`.
+_OF_QUALITY = ("quality_", "task_")
 
 #: What a user calls a loop of his own is its technique, no condition.
 _LOOP_NAME = "name"
@@ -101,7 +94,7 @@ def points(group: Group) -> list[Point]:
         elif isinstance(settings, VerifySettings):
             found[("verify", ())] = None
             continue
-        seen = [w for w in record.windows if w.name not in _NOT_COMPARED]
+        seen = [w for w in record.windows if w.name not in _NOT_COMPARED and not w.name.startswith(_OF_QUALITY)]
         found |= {(w.name, tuple(sorted(w.coordinates.items()))): None for w in seen}
     names = list(dict.fromkeys(name for name, _ in found))
     return sorted(found, key=lambda point: (names.index(point[0]), [value for _, value in point[1]]))
@@ -151,7 +144,8 @@ def _key(record: Measurement) -> bytes:
     parts = [trial.stage, settings, record.environment.machine_id, msgspec.to_builtins(trial.protocol),
              trial.protocol_version, sorted(trial.axes)]  # fmt: skip
     data = record.data and (
-        record.data.corpus_sha256, record.data.tokenizer_sha256, record.data.details.get("samples_sha256", "")
+        record.data.corpus_sha256, record.data.tokenizer_sha256, record.data.details.get("samples_sha256", ""),
+        *(told for key, told in sorted(record.data.details.items()) if key.startswith("domain_")),
     )  # fmt: skip
     return msgspec.json.encode([parts, data], order="deterministic")
 

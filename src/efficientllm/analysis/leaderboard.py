@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from efficientllm.analysis import notes
 from efficientllm.analysis.budgets import budget_section
+from efficientllm.analysis.by_text import quality_sections
 from efficientllm.analysis.crossover import crossovers
 from efficientllm.analysis.grid import gridded, grids
 from efficientllm.analysis.group import Group, groups, parent_stage, points
@@ -61,6 +62,7 @@ def study_table(
         grids=() if detail else grids(points_marked, kept),
         crossovers=() if detail else crossovers(points_marked),
         budgets=() if detail else tuple(equal for group in parted if (equal := budget_section(group)) is not None),
+        quality=() if detail else tuple(made for group in parted for made in quality_sections(group)),
         rank_changes=() if detail else rank_changes(sections, selection.records),
         environments=notes.environment_lines(selection.records),
         sanity=notes.sanity_of(kept),

@@ -10,6 +10,7 @@ from efficientllm.records.environment import DeviceInfo, Environment
 from efficientllm.records.finetune_settings import FinetuneSettings
 from efficientllm.records.measurement import Measurement
 from efficientllm.records.model_settings import ModelSettings
+from efficientllm.records.settings import InferenceSettings
 from efficientllm.records.window import Caution
 from efficientllm.units import bytes_text, significant
 
@@ -29,14 +30,25 @@ def sanity_of(records: Sequence[Measurement]) -> tuple[Sanity, ...]:
     """
     stages: dict[tuple[str, tuple[tuple[str, float], ...]], dict[str, None]] = {}
     for record in records:
-        simple = {name.removesuffix(_SANITY_END): value for name, value in record.figures.items()
-                  if name.endswith(_SANITY_END)}  # fmt: skip
-        if simple and not record.figures.get("random_weights"):
+        if not record.figures.get("random_weights"):
             stage = record.trial.stage or record.trial.settings_workload()
-            stages.setdefault((_judged_text(record), tuple(simple.items())), {})[stage] = None
+            for text, simple in _simple_models(record).items():
+                stages.setdefault((text, tuple(simple.items())), {})[stage] = None
     return tuple(
         Sanity(text=text, stages=tuple(of), bits_per_byte=dict(simple)) for (text, simple), of in stages.items()
     )
+
+
+def _simple_models(record: Measurement) -> dict[str, dict[str, float]]:
+    """Return what simple models make of each text of a record; a domain's figures have its name at their end."""
+    settings, found = record.trial.settings, dict[str, dict[str, float]]()
+    domains = settings.domains if isinstance(settings, InferenceSettings) else {}
+    for name, value in record.figures.items():
+        if name.endswith(_SANITY_END):
+            model, _, domain = name.removesuffix(_SANITY_END).partition("_")
+            text = f"{domain} ({domains[domain].label()})" if domain in domains else _judged_text(record)
+            found.setdefault(text, {})[model if domain in domains else name.removesuffix(_SANITY_END)] = value
+    return found
 
 
 def _judged_text(record: Measurement) -> str:

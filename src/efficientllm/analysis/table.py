@@ -122,6 +122,7 @@ class StudyTable(msgspec.Struct, frozen=True, kw_only=True):
         grids: for each stage with many points of a kind its rows at a glance, and a grid for each metric.
         crossovers: for each stage with several batches, the batch at which a technique stops helping.
         budgets: for each group of training runs, the losses at equal tokens, time and energy.
+        quality: for each group of served models, what each text and each set of questions says of them.
         rank_changes: for each stage with settings of its own, its quality beside that of a stage without.
         environments: one line a machine.
         sanity: for each text that judges quality what simple models (`bz2`, `unigram`) make of it.
@@ -136,6 +137,7 @@ class StudyTable(msgspec.Struct, frozen=True, kw_only=True):
     grids: tuple[Section, ...] = ()
     crossovers: tuple[Section, ...] = ()
     budgets: tuple[Section, ...] = ()
+    quality: tuple[Section, ...] = ()
     rank_changes: tuple[Section, ...] = ()
     environments: tuple[str, ...] = ()
     sanity: tuple[Sanity, ...] = ()

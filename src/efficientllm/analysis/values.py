@@ -18,5 +18,5 @@ def all_metrics(measurement: Measurement, window: Window) -> dict[str, float]:
     """
     if window.outcome != "ok":
         return {}
-    values = {entry.column.key: entry.value(measurement, window) for entry in entries() if window.name in entry.windows}
+    values = {entry.column.key: entry.value(measurement, window) for entry in entries() if entry.applies(window.name)}
     return {key: float(value) for key, value in values.items() if not isinstance(value, Absent)}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 #: Stands for a window where a section compares whole training curves.
 EQUAL_BUDGETS = "equal_budgets"
+#: Begins a window where a section has a column for each text, or for each set of questions; the metric follows.
+BY_TEXT = "by_text"
 #: Begins a window where a section stands beside that of another stage, whose name follows.
 AGAINST = "against"
 #: Begins a window where a section is over all points of a grid; what it shows follows.
@@ -27,6 +29,8 @@ def where(stage: str, window: str) -> str:
         return stage
     if name == EQUAL_BUDGETS:
         return "at equal tokens, time and energy"
+    if name == BY_TEXT:
+        return " ".join(coordinates).replace("_", " ")
     if name == AGAINST:
         return window
     if name == GRID:

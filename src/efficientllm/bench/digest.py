@@ -17,7 +17,7 @@ import msgspec
 from efficientllm import catalog
 from efficientllm.records.choice import Choice
 from efficientllm.records.model_settings import ModelSettings
-from efficientllm.records.settings import Settings, UserSettings, slot_of
+from efficientllm.records.settings import Settings, UserSettings, choices_of, slot_of
 from efficientllm.registry import file_sha256
 
 _PREFIX = "efficientllm."
@@ -66,8 +66,7 @@ def _entry_files(settings: Settings, device: str) -> list[Path]:
     files += [catalog.path_of("meter", name) for name in catalog.names("meter")]
     if isinstance(settings, ModelSettings):
         for field in msgspec.structs.fields(type(settings)):
-            choice = getattr(settings, field.name)
-            if isinstance(choice, Choice):
+            for choice in choices_of(getattr(settings, field.name)):
                 files += _choice_files(slot_of(field.name), choice)
     return files
 

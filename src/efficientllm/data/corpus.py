@@ -15,7 +15,7 @@ from efficientllm.errors import DataError, did_you_mean
 from efficientllm.records.choice import Choice, Scalar
 
 #: kind of entry -> the reader of a plain path that no ending tells.
-_PLAIN_READERS = {"corpus": "text", "instructions": "jsonl"}
+_PLAIN_READERS = {"corpus": "text", "instructions": "jsonl", "questions": "jsonl"}
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -17,7 +17,7 @@ from efficientllm.errors import DataError
 from efficientllm.records.choice import Choice
 from efficientllm.records.measurement import DataFacts
 from efficientllm.records.model_settings import ModelSettings
-from efficientllm.records.settings import PretrainSettings
+from efficientllm.records.settings import InferenceSettings, PretrainSettings
 from efficientllm.records.training_settings import TrainingSettings
 
 #: How often training may repeat a text. Up to 4 epochs cost little against fresh text (arXiv 2305.16264).
@@ -39,8 +39,9 @@ class Prepared:
         train, heldout: the packed splits.
         facts: for the record.
         sanity: `bz2` and `unigram`, in bits per byte of the held-out rows that judge quality; `bz2_outside` of the
-            other corpus' text.
+            other corpus' text; `bz2_NAME` and `unigram_NAME` of each domain's.
         outside: the held-out text of the corpus `outside`, if the settings name one.
+        domains: the held-out text of each domain.
     """
 
     tokenizer: Tokenizer
@@ -49,6 +50,7 @@ class Prepared:
     facts: DataFacts
     sanity: dict[str, float]
     outside: TokenFile | None = None
+    domains: dict[str, TokenFile] = field(default_factory=dict)
 
 
 def prepare(settings: ModelSettings, cache: Path, train_tokens_needed: int | None = None) -> Prepared:
@@ -93,7 +95,15 @@ def prepare(settings: ModelSettings, cache: Path, train_tokens_needed: int | Non
         )
         other = outside_rows(outside, settings)[0][:, 1:]
         sanity["bz2_outside"] = bz2_bits_per_byte(tokenizer.decode_bytes(other.ravel().tolist()))
-    return Prepared(tokenizer=tokenizer, train=train, heldout=heldout, facts=facts, sanity=sanity, outside=outside)
+    domains = _domains(settings, tokenizer, cache)
+    details = {f"domain_{name}": _identity(choice, file) for name, (choice, file) in domains.items()}
+    facts = msgspec.structs.replace(facts, details={**facts.details, **details})
+    for name, (_, file) in domains.items():
+        rows, scored_bytes = outside_rows(file, settings)
+        sanity[f"bz2_{name}"] = bz2_bits_per_byte(tokenizer.decode_bytes(rows[:, 1:].ravel().tolist()))
+        sanity[f"unigram_{name}"] = unigram_bits_per_byte(train.counts, rows[:, 1:], scored_bytes)
+    files = {name: file for name, (_, file) in domains.items()}
+    return Prepared(tokenizer, train, heldout, facts, sanity, outside, files)
 
 
 def judged_rows(heldout: TokenFile, settings: ModelSettings) -> tuple[Tokens, int]:
@@ -113,6 +123,12 @@ def _outside(settings: ModelSettings, choice: Choice, tokenizer: Tokenizer, cach
     reader = find_reader(choice)
     limit_bytes = _limit_bytes(settings.heldout_tokens, _HELDOUT_BYTES)
     return pack(take_snapshot(reader, cache, POOL_BYTES, limit_bytes).heldout, tokenizer, cache)
+
+
+def _domains(settings: ModelSettings, tokenizer: Tokenizer, cache: Path) -> dict[str, tuple[Choice, TokenFile]]:
+    """Return the held-out text of each domain, in the tokens of the training corpus."""
+    chosen = settings.domains if isinstance(settings, InferenceSettings) else {}
+    return {name: (choice, _outside(settings, choice, tokenizer, cache)) for name, choice in chosen.items()}
 
 
 def _identity(choice: Choice, file: TokenFile) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -14,6 +14,7 @@ from efficientllm.engines._capture import CapturedStep
 from efficientllm.engines._compiling import compile_each_window
 from efficientllm.engines._contract import EngineEntry, Prompts
 from efficientllm.engines._greedy import greedy
+from efficientllm.engines._logits import piece_tokens
 from efficientllm.engines._precision import calibrate, weight_format
 from efficientllm.errors import Unsupported, UserError
 from efficientllm.models import checkpoint, costs
@@ -125,6 +126,19 @@ class NativeEngine:
             total, number = self._decoder.loss_sum(part_BT[:, :-1], part_BT[:, 1:])
             nats, count = nats + float(total), count + int(number)
         return nats, count
+
+    @torch.inference_mode()
+    def logits(self, tokens_BT: Tensor) -> Iterator[Tensor]:
+        """Yield the logits after each token, in pieces of consecutive positions, BtV in float32."""
+        rows = max(1, _CHUNK_TOKENS["cuda" if self._on_cuda else "cpu"] // tokens_BT.shape[1])
+        parts_BTD = []
+        for part_BT in tokens_BT.split(rows):
+            state = self._decoder.scoring_state(*part_BT.shape)
+            parts_BTD.append(self._decoder.hidden(part_BT.to(self.device), state=state))
+        hidden_BTD = torch.cat(parts_BTD)
+        piece = piece_tokens(len(tokens_BT), self._decoder.shape.vocab_tokens, self.device)
+        for hidden_BtD in hidden_BTD.split(piece, dim=1):
+            yield F.linear(hidden_BtD, self._decoder.head_weight).float()
 
     def generate(self, prompts: Prompts, new_tokens: int) -> Tensor:
         """Return the `new_tokens` likeliest next tokens, one after the other, as Bn; starts a batch of its own."""

@@ -11,6 +11,7 @@ import msgspec
 
 from efficientllm.errors import RecipeError, did_you_mean
 from efficientllm.recipes.recipe import Recipe, Stage
+from efficientllm.recipes.reference import reference_precision
 from efficientllm.recipes.resolve import resolve
 from efficientllm.recipes.select import choose, results_of
 from efficientllm.records.choice import Choice
@@ -188,6 +189,8 @@ def _settings(recipe: Recipe, stage: Stage, device: str, values: dict[str, Any],
         head, _, rest = key.partition(".")
         plain[head] = {**plain.get(head, {}), rest: value} if rest else value
     where = f"stages.{stage.name}"
+    if "against" in stage.kind.__struct_fields__ and "against" not in plain:
+        plain["against"] = reference_precision(stage.baseline or recipe.baseline, stage.axes)
     own = resolve(stage.kind, plain, recipe.file, where)
     if parent is None or not isinstance(own, ModelSettings):
         return own

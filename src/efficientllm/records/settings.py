@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from typing import Literal
+
 import msgspec
 
 from efficientllm.errors import UserError
@@ -21,7 +25,16 @@ from efficientllm.records.serve_settings import ServeSettings
 from efficientllm.records.training_settings import TrainingSettings
 
 #: Settings that are filled from another folder than that of their own name.
-_SLOTS = {"outside": "corpus", "base_precision": "precision", "cache": "cache_format"}
+_SLOTS = {
+    "outside": "corpus",
+    "base_precision": "precision",
+    "cache": "cache_format",
+    "domains": "corpus",
+    "against": "precision",
+}
+
+#: What a domain may be called: it becomes part of a window's name.
+_DOMAIN_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
 def slot_of(field: str) -> str:
@@ -31,6 +44,19 @@ def slot_of(field: str) -> str:
     ('mixer', 'corpus')
     """
     return _SLOTS.get(field, field)
+
+
+def choices_of(value: object) -> Iterator[Choice]:
+    """Yield the choices that a setting holds: itself, or those of a list or of a mapping.
+
+    >>> [choice.name for choice in choices_of({"code": Choice(name="stdlib")})]
+    ['stdlib']
+    """
+    if isinstance(value, Choice):
+        yield value
+    elif isinstance(value, tuple | dict):
+        inside = value.values() if isinstance(value, dict) else value
+        yield from (choice for choice in inside if isinstance(choice, Choice))
 
 
 class PretrainSettings(TrainingSettings, frozen=True, kw_only=True, tag_field="workload", tag="pretrain"):
@@ -60,6 +86,13 @@ class InferenceSettings(ModelSettings, frozen=True, kw_only=True, tag_field="wor
         decode: windows that time one further token a sequence (TPOT), with `tokens` already in the cache.
         generate: windows that time whole requests, from the prompt's tokens to the last token of the answer.
         grid: the same three in one line each, in their place; records hold the points that it stands for.
+        domains: name -> a further corpus, whose held-out text is scored too, each in a window of its own.
+        against: number format of the weights whose next-token distributions this trial's are compared with; null: that
+            of the recipe's baseline where it names one, else `dtype`.
+        questions: sets of questions that the model answers, each in a window of its own.
+        asked: most questions of each set.
+        question_template: how a question becomes a prompt: as it stands (`none`), or as in fine-tuning, with an empty
+            line after it (`plain`) or by the chat template of the model's folder (`model`).
     """
 
     model: str = ""
@@ -70,12 +103,18 @@ class InferenceSettings(ModelSettings, frozen=True, kw_only=True, tag_field="wor
     decode: tuple[Grid, ...] = _ONE_POINT
     generate: tuple[Generation, ...] = ()
     grid: GridAxes | tuple[GridAxes, ...] = ()
+    domains: dict[str, Choice] = msgspec.field(default_factory=dict)
+    against: Choice | None = None
+    questions: tuple[Choice, ...] = ()
+    asked: Rows = 1000
+    question_template: Literal["none", "plain", "model"] = "none"
 
     def __post_init__(self) -> None:
         """Spell a grid out, so that settings say which points they mean, however those were written.
 
         Raises:
-            UserError: points and a grid, a point that stands twice, or what the folder of `model` says itself.
+            UserError: points and a grid, a point that stands twice, a domain whose name no window can have, or what the
+                folder of `model` says itself.
         """
         super().__post_init__()
         if self.model:
@@ -89,6 +128,9 @@ class InferenceSettings(ModelSettings, frozen=True, kw_only=True, tag_field="wor
             msgspec.structs.force_setattr(self, "grid", ())
         for name in ("prefill", "decode", "generate"):
             refuse_twice(name, getattr(self, name))
+        for name in self.domains:
+            if not _DOMAIN_NAME.fullmatch(name) or name == "outside":
+                raise UserError(f"domains: {name!r} cannot name a domain. Use small letters, digits and _: medicine.")
 
 
 class VerifySettings(ModelSettings, frozen=True, kw_only=True, tag_field="workload", tag="verify"):

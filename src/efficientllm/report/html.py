@@ -58,6 +58,7 @@ def page(table: StudyTable, measurements: Sequence[Measurement]) -> str:
         grids=section_views(_cut(table.grids), notes, prefix="g"),
         crossovers=section_views(_cut(table.crossovers), notes, prefix="x"),
         rank_changes=section_views(_cut(table.rank_changes), notes, prefix="r"),
+        quality=section_views(_cut(table.quality), notes, prefix="q"),
         budgets=section_views(_cut(table.budgets), notes, prefix="b"),
         details=section_views(full.sections, detail_notes, prefix="d"),
         claims=claim_views(judged),

@@ -23,7 +23,8 @@ def markdown(table: StudyTable) -> str:
     title = f": {escape(table.title)}" if table.title else ""
     lines = [f"## {escape(table.study)}{title}", ""]
     lines += [f"- {escape(sentence)}" for sentence in table.verdict]
-    for section in (*table.shown(), *table.grids, *table.crossovers, *table.budgets, *table.rank_changes):
+    shown = (*table.shown(), *table.grids, *table.crossovers, *table.budgets, *table.quality, *table.rank_changes)
+    for section in shown:
         lines += ["", *_section(section, notes)]
     lines += ["", *_notes(table, notes)]
     return "\n".join(lines).rstrip() + "\n"

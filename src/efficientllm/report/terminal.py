@@ -53,7 +53,7 @@ def print_table(table: StudyTable, console: Console) -> None:
     notes = Footnotes()
     # apart: long headings of the one would widen the other
     points = [(section,) for section in table.grids if not section.minor]
-    for sections in (table.shown(), *points, table.crossovers, table.budgets, table.rank_changes):
+    for sections in (table.shown(), *points, table.crossovers, table.budgets, table.quality, table.rank_changes):
         for lines in _blocks(sections, notes, console):
             page.line(lines)
     page.line(Text())

@@ -13,7 +13,18 @@ from efficientllm.stats.holm import holm
 from efficientllm.stats.limit import Limit, non_inferiority
 from efficientllm.stats.paired import Comparison, equivalence, paired
 
-__all__ = ["Comparison", "Limit", "Rank", "Verdict", "equivalence", "non_inferiority", "paired", "ranks", "verdicts"]
+__all__ = [
+    "Comparison",
+    "Limit",
+    "Rank",
+    "Verdict",
+    "equivalence",
+    "judged",
+    "non_inferiority",
+    "paired",
+    "ranks",
+    "verdicts",
+]
 
 #: The rows of one metric: technique -> round -> value.
 Rows = Mapping[str, Mapping[int, float]]
@@ -84,6 +95,11 @@ def verdicts(
         for name, values in rows.items()
         if name != baseline
     }
+    return judged(compared, margin, alpha=alpha)
+
+
+def judged(compared: Mapping[str, Comparison], margin: float, *, alpha: float = 0.05) -> dict[str, Verdict]:
+    """Return a verdict for each comparison with one baseline, Holm-corrected over them; arguments as in `verdicts`."""
     different = holm({name: comparison.p_value for name, comparison in compared.items()})
     same = holm({name: equivalence(comparison, margin) for name, comparison in compared.items()})
     return {

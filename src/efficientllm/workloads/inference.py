@@ -16,7 +16,7 @@ from efficientllm.models.calibrate import calibration_rows
 from efficientllm.precision.pack import load_precision
 from efficientllm.records.measurement import ARITHMETIC, ModelFacts
 from efficientllm.records.settings import InferenceSettings
-from efficientllm.workloads import _inference_windows, quality
+from efficientllm.workloads import _inference_windows, judging
 from efficientllm.workloads._contract import Job, WorkloadEntry
 from efficientllm.workloads.cards import copy_cards
 
@@ -44,7 +44,12 @@ def run(job: Job) -> None:
     registry.load("engine", settings.engine.address()).load_library()
     recorder.baseline_memory()
     with recorder.phase("load"):
-        engine = _open_engine(job, settings, folder, prepared)
+        try:
+            engine = _open_engine(job, settings, folder, prepared)
+        except Exception as error:
+            if job.device.is_out_of_memory(error) and judging.judge_streamed(job, prepared, error):
+                return
+            raise
     copy_cards(recorder, settings)
     recorder.model(_with_arithmetic(engine.facts(), settings))
     points = [(name, grid) for name in _MEASURE for grid in getattr(settings, name)]
@@ -53,7 +58,7 @@ def run(job: Job) -> None:
         with recorder.attempt(name, grid.coordinates()):
             _MEASURE[name](job, engine, prepared, grid)
     engine.begin(1, 1)  # quality needs no room of the last point's, which may have been the largest
-    _judge(job, settings, engine, prepared, folder)
+    judging.judge(job, engine, prepared)
     engine.close()
 
 
@@ -86,16 +91,6 @@ def _with_arithmetic(facts: ModelFacts, settings: InferenceSettings) -> ModelFac
     if not dtype or ARITHMETIC in facts.implementations:
         return facts
     return msgspec.structs.replace(facts, implementations={**facts.implementations, ARITHMETIC: dtype})
-
-
-def _judge(job: Job, settings: InferenceSettings, engine: Engine, prepared: Prepared, folder: Path | None) -> None:
-    if folder is None:
-        job.recorder.figure("random_weights", 1)
-        work = engine.prefill_work(1, settings.sequence_tokens)
-        with job.recorder.window("quality", work=work, adaptive=False) as window:
-            window.absent("heldout_bits_per_byte", "random weights: there is no quality to judge")
-        return
-    quality.judge(engine.score, prepared, settings, job.device, job.recorder)
 
 
 ENTRY = WorkloadEntry(title="Prefill, decode and whole requests over a grid, then quality", run=run)

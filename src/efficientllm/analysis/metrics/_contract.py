@@ -23,6 +23,8 @@ ALL_WINDOWS = (*TIMED, "quality")
 CHECKED = ("verify",)
 #: Holds what a search found, no time.
 FOUND = ("capacity",)
+#: Holds answers to one set of questions: a window `task_NAME`.
+TASKS = ("task",)
 
 
 @dataclass(frozen=True)
@@ -73,9 +75,15 @@ class MetricEntry:
         """Return the column as a table of this window heads it."""
         return replace(self.column, title=self.titles.get(window, self.column.title))
 
+    def applies(self, window: str) -> bool:
+        """Whether a window of this name can have the metric: one of a domain (`quality_code`) has those of quality."""
+        kind, _, name = window.partition("_")
+        of_a_text = bool(name) and kind == "quality" and self.group == "quality"
+        return window in self.windows or ((of_a_text or kind in TASKS) and kind in self.windows)
+
     def value(self, measurement: Measurement, window: Window, baseline: Measurement | None = None) -> float | Absent:
         """Return the figure, or why there is none."""
-        if window.name not in self.windows:
+        if not self.applies(window.name):
             return Absent(f"not defined for {window.name}")
         if self.measure is not None:
             return self.measure(measurement, window)

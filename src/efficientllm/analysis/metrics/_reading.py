@@ -164,8 +164,9 @@ def net_bytes(measurement: Measurement, used_bytes: float) -> float | Absent:
 
 
 def quality_window(measurement: Measurement, window: Window) -> Window | Absent:
-    """Return the window that judged this measurement's quality, or why there is none."""
-    quality = window if window.name == "quality" else measurement.find("quality")
+    """Return the window that judged this measurement's quality, or why there is none; a domain's own is its own."""
+    own = window.name == "quality" or window.name.startswith("quality_")
+    quality = window if own else measurement.find("quality")
     if quality is not None and quality.outcome == "ok":
         return quality
     return Absent(quality.reason or quality.outcome if quality else "quality was not judged in this trial")
