@@ -59,9 +59,9 @@ def judge_streamed(job: Job, prepared: Prepared, error: BaseException) -> bool:
         return False
     traceback.clear_frames(error.__traceback__)  # what failed still holds its tensors
     job.device.empty_cache()
-    for name, grids in (("prefill", settings.prefill), ("decode", settings.decode)):
-        for grid in grids:
-            with recorder.attempt(name, {"batch": grid.batch, "tokens": grid.tokens}):
+    for name in ("prefill", "decode", "generate"):
+        for grid in getattr(settings, name):
+            with recorder.attempt(name, grid.coordinates()):
                 raise error
     recorder.caution("quality_only", "the model did not fit the device: judged layer by layer from the host's memory")
     recorder.figure("quality_only", 1)

@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from efficientllm.adapters._tree import adaptable
 from efficientllm.devices._contract import Device
 from efficientllm.engines._contract import Engine
 from efficientllm.engines._logits import logits_of, piece_tokens, row_nats
@@ -21,6 +20,7 @@ from efficientllm.errors import Unsupported
 from efficientllm.models import checkpoint
 from efficientllm.models.decoder import Decoder
 from efficientllm.models.linear import stored_bytes
+from efficientllm.models.pack_decoder import dense_layers
 from efficientllm.models.streamed import moved, streamed_hidden
 from efficientllm.precision.pack import load_precision, pack_frozen
 from efficientllm.records.choice import Choice
@@ -152,7 +152,7 @@ def load_reference(
     dtype = getattr(torch, (entry.dtype if entry is not None else "") or settings.dtype)
     decoder = checkpoint.load(folder, "cpu", dtype)
     if choice is not None and entry is not None and entry.pack is not None:
-        pack_frozen([(owner, attribute) for owner, attribute, _, _ in list(adaptable(decoder))], choice)
+        pack_frozen(list(dense_layers(decoder.blocks)), choice)
     where, name = device.torch_device(), choice.label() if choice is not None else settings.dtype
     if streamed is None:
         streamed = where.type != "cpu" and stored_bytes(decoder) > _FREE_SHARE * _free_bytes(where)
