@@ -62,12 +62,12 @@ class Deltas:
         """Return the gradient of the matrix that is added, in the products' type and in the factors'."""
         return float(base.in_features * base.out_features * (ahead.dtype_bytes + FLOAT))
 
-    def uncounted(self) -> str:
+    def uncounted(self, compiled: bool) -> str:
         """Return what is not told of LoHa; of LoKr nothing is left out but its small factors.
 
         A compiler keeps LoHa's two products, in float32 and not always both: 5.3 GB at 1.5b on an H200.
         """
-        products = any(hasattr(part, "hada_w1_a") for part in self._parts)
+        products = compiled and any(hasattr(part, "hada_w1_a") for part in self._parts)
         return "what a compiler keeps of LoHa's two products" if products else ""
 
     def factors(self, base: nn.Linear) -> Factors | None:

@@ -122,10 +122,10 @@ class AdaptedLinear(nn.Module):
         made += 0.0 if self.fast is None else self.fast.made_bytes(self.base, ahead)
         return max(0.0, made - ahead.numbers(max(self.in_features, self.out_features)))
 
-    def uncounted(self) -> str:
+    def uncounted(self, compiled: bool) -> str:
         """Return what of the layer is not counted in the bytes above; empty if all is."""
         if self.fast is not None or not self.adapted:
-            return "" if self.fast is None else self.fast.uncounted()
+            return "" if self.fast is None else self.fast.uncounted(compiled)
         kinds = {type(part).__module__.split(".")[-2] for part in self.parts if not isinstance(part, Rows)}
         return f"what {' and '.join(sorted(kinds))} keeps in peft's own forward pass"
 

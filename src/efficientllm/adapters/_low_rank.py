@@ -91,7 +91,7 @@ class LowRank:
         """Return that the backward pass needs nothing of the size of its inputs."""
         return 0.0
 
-    def uncounted(self) -> str:
+    def uncounted(self, compiled: bool) -> str:
         """Return what the bytes above leave out."""
         return "what is dropped, and by which masks" if self._dropouts else ""
 

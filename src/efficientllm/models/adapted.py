@@ -42,9 +42,9 @@ def made_bytes(module: nn.Module, ahead: ForwardPass) -> float:
     return float(max((layer.made_bytes(ahead) for layer in adapted_layers(module)), default=0.0))
 
 
-def uncounted(module: nn.Module) -> str:
+def uncounted(module: nn.Module, compiled: bool) -> str:
     """Return what the adapters inside a module keep and do not count; empty if nothing."""
-    found = dict.fromkeys(layer.uncounted() for layer in adapted_layers(module))
+    found = dict.fromkeys(layer.uncounted(compiled) for layer in adapted_layers(module))
     return " and ".join(text for text in found if text)
 
 

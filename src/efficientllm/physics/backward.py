@@ -22,11 +22,11 @@ _KEPT = ("weights", "optimizer", "gradients", "activations")
 def kept_for_the_backward_pass(measurement: Measurement, window: Window) -> list[Finding]:
     """The allocator's peak reaches what must be kept for the backward pass, less 15 % (`memory_below_kept`).
 
-    Only where an allocator counts and a prediction stands beside it; weights that are streamed from the host come and
-    go while the step runs, and are left out.
+    Only where an allocator counts (a peak of nothing is one of a counter that does not) and a prediction stands
+    beside it; weights that are streamed from the host come and go while the step runs, and are left out.
     """
     peak_bytes, settings = window.figures.get("allocated_peak_bytes"), measurement.trial.settings
-    if window.name != "train" or peak_bytes is None or not isinstance(settings, TrainingSettings):
+    if window.name != "train" or not peak_bytes or not isinstance(settings, TrainingSettings):
         return []
     parts = {name: measurement.figures.get(f"predicted_{name}_bytes", 0.0) for name in _KEPT}
     kept_bytes = sum(parts.values())

@@ -71,7 +71,7 @@ def predict_for(
         most,
         weights_bytes=most.weights_bytes + held_bytes,
         standing_bytes=steps[-1].peak_bytes + held_bytes,
-        at_least=uncounted(decoder),
+        at_least=uncounted(decoder, settings.compile),
     )
 
 
