@@ -192,7 +192,7 @@ def test_the_library_of_a_method_is_no_memory_of_the_method(text, base, tmp_path
     noted, loaded = Marks.baseline_memory, finetune.load_method
     monkeypatch.setattr(Marks, "baseline_memory", lambda marks: (order.append("baseline"), noted(marks)))
     monkeypatch.setattr(finetune, "load_method", lambda choice: (order.append("library"), loaded(choice)))
-    monkeypatch.setattr(finetune, "load_training", lambda: order.append("training"))
+    monkeypatch.setattr(finetune, "load_compiler", lambda: order.append("training"))
     end, _, _ = run(settings_of(text, tokens=64 * 4 * 4), text, tmp_path, parent=base)
     assert end.outcome == "ok" and order == ["library", "training", "baseline"]
 

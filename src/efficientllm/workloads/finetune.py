@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -27,7 +26,7 @@ from efficientllm.workloads import quality
 from efficientllm.workloads._contract import Job, WorkloadEntry
 from efficientllm.workloads.cards import copy_cards
 from efficientllm.workloads.measured_training import train
-from efficientllm.workloads.memory import tell_adapted_prediction, tell_held
+from efficientllm.workloads.memory import load_compiler, tell_adapted_prediction, tell_held
 from efficientllm.workloads.responses import Judge
 from efficientllm.workloads.resuming import Resuming
 
@@ -55,7 +54,7 @@ def run(job: Job) -> None:
     for name, value in told.figures.items():
         recorder.figure(name, value)
     load_method(settings.method)  # what a library takes is no memory of its method
-    load_training()
+    load_compiler()
     recorder.baseline_memory()
     with recorder.phase("load"):
         decoder = _decoder(job, settings, folder, prepared)
@@ -82,11 +81,6 @@ def run(job: Job) -> None:
     else:
         Judge(decoder, settings, device, loop.autocast, prepared.tokenizer, recorder).judge(told.heldout)
     _keep(job, settings, decoder, attached, prepared, folder)
-
-
-def load_training() -> None:
-    """Load what any optimiser would at its first step, and what peft loads earlier: it is no memory of one method."""
-    importlib.import_module("torch._dynamo")
 
 
 def _decoder(job: Job, settings: FinetuneSettings, folder: Path | None, prepared: Prepared) -> Decoder:

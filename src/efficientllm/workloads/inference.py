@@ -19,6 +19,7 @@ from efficientllm.records.settings import InferenceSettings
 from efficientllm.workloads import _inference_windows, judging
 from efficientllm.workloads._contract import Job, WorkloadEntry
 from efficientllm.workloads.cards import copy_cards
+from efficientllm.workloads.memory import load_compiler
 
 #: name -> what measures such a window; its points are the settings of that name.
 _MEASURE: dict[str, Callable[..., None]] = {
@@ -42,6 +43,7 @@ def run(job: Job) -> None:
     for name, value in prepared.sanity.items():
         recorder.figure(f"{name}_bits_per_byte", value)
     registry.load("engine", settings.engine.address()).load_library()
+    load_compiler()
     recorder.baseline_memory()
     with recorder.phase("load"):
         try:

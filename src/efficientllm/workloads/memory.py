@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
+
 from efficientllm.adapters._contract import Attached
 from efficientllm.planner.predict import predict_for, predict_training
 from efficientllm.records.finetune_settings import FinetuneSettings
 from efficientllm.records.prediction import MemoryPrediction
 from efficientllm.records.settings import PretrainSettings
 from efficientllm.workloads._contract import Job
+
+
+def load_compiler() -> None:
+    """Load what torch loads at the first step of an optimiser, or where an operator asks whether it is compiled.
+
+    A library of some 75 MB that comes late would be memory of the model, and only of those that had not loaded it.
+    """
+    importlib.import_module("torch._dynamo")
 
 
 def tell_prediction(job: Job, vocab_tokens: int) -> None:

@@ -18,7 +18,7 @@ from efficientllm.workloads import quality
 from efficientllm.workloads._contract import Job, WorkloadEntry
 from efficientllm.workloads.cards import copy_cards
 from efficientllm.workloads.measured_training import train
-from efficientllm.workloads.memory import tell_held, tell_prediction
+from efficientllm.workloads.memory import load_compiler, tell_held, tell_prediction
 from efficientllm.workloads.resuming import Resuming
 
 
@@ -41,6 +41,7 @@ def run(job: Job) -> None:
     recorder.data(prepared.facts)
     for name, value in prepared.sanity.items():
         recorder.figure(f"{name}_bits_per_byte", value)
+    load_compiler()
     recorder.baseline_memory()
     with recorder.phase("load"):
         decoder = build_decoder(
