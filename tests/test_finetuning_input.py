@@ -93,7 +93,7 @@ def test_responses_longer_than_a_row_are_cut_and_counted_before_the_run(text, da
         ("base_precision: ./nf.py", "precision './nf.py' in a.yaml: stages.finetune.base_precision: no such file"),
         (
             "base_precision: ./adapter",
-            "base_precision: a folder, where a file is wanted. Give a .py file, or one of: int4",
+            "base_precision: a folder, where a file is wanted. Give a .py file, or one of: bf16",
         ),
         ("model: ./modl", "model './modl': no such folder. Did you mean 'model'? Give"),
         ("model: ./weights.bin", "model './weights.bin': a file, where a folder is wanted"),
