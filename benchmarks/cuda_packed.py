@@ -36,7 +36,10 @@ def main() -> None:
         target = torch.empty_like(weight)
         copy_rate = 2 * weight.nbytes / seconds(lambda: target.copy_(weight))  # noqa: B023 # called at once
         for name in catalog.names("precision"):
-            layer = registry.load("precision", name).pack(weight, None)
+            entry = registry.load("precision", name)
+            if entry.pack is None or entry.needs_inputs:
+                continue
+            layer = entry.pack(weight, None)
             if isinstance(layer, BlockLinear):  # a format of another layout has a kernel and a benchmark of its own
                 ok &= report(name, layer, dtype, bound, copy_rate)
     sys.exit(int(not ok))
