@@ -165,7 +165,7 @@ class Decoder(nn.Module):
             tokens_BT: token ids.
             targets_BT: the token that each one should tell, or -100 where none counts.
             sequence_ids_BT: tokens with different ids never see each other.
-            most_sequences: at least how many runs of equal ids there are, all rows together; with it attention on
+            most_sequences: all rows together have no more runs of equal ids than this; with it attention on
                 CUDA computes none of the pairs that do not see each other.
         """
         hidden_BTD = self.hidden(tokens_BT, sequence_ids_BT=sequence_ids_BT, most_sequences=most_sequences)

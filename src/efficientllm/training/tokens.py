@@ -23,7 +23,7 @@ class MicroBatch:
         targets: BT, the token that each one should tell, or -100 where none counts.
         sequence_ids: BT, tokens with different ids never see each other; None where each row is one sequence.
         share: of the step's loss: its targets that count over those of all passes and ranks.
-        most_sequences: at least how many sequences the rows have together, where `sequence_ids` are given.
+        most_sequences: the rows together have no more sequences than this, where `sequence_ids` are given.
     """
 
     tokens: Tensor

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from efficientllm.analysis.metrics._contract import Absent, MetricEntry
-from efficientllm.analysis.metrics._reading import find_series
+from efficientllm.analysis.metrics._reading import percentile_of
 from efficientllm.analysis.table import Column
 from efficientllm.records.measurement import Measurement
 from efficientllm.records.window import Window
-from efficientllm.stats.percentile import percentile
 
 
 def inter_token_p99(measurement: Measurement, window: Window) -> float | Absent:
@@ -22,11 +21,7 @@ def inter_token_p99(measurement: Measurement, window: Window) -> float | Absent:
     >>> inter_token_p99(record, replace(window, series=(times,))).reason
     'p99 needs 1000 samples, there are 999'
     """
-    series = find_series(measurement, window, "inter_token_s")
-    if isinstance(series, Absent):
-        return series
-    told = percentile(series.values, 99)
-    return Absent(told.absent) if told.value is None else told.value
+    return percentile_of(measurement, window, "inter_token_s", 99)
 
 
 ENTRY = MetricEntry(

@@ -106,7 +106,7 @@ class Positions:
 
     Attributes:
         index_BT: position of each token, on the device; one row if all rows are alike.
-        most_sequences: at least how many sequences packed rows have together, known without asking the device; 0 = not.
+        most_sequences: packed rows together have no more sequences than this, known without the device; 0 = not known.
     """
 
     index_BT: Tensor  # noqa: N815 - a shape suffix
