@@ -7,7 +7,8 @@ import torch
 
 from efficientllm.errors import UserError
 from efficientllm.precision import _blocks, _int4_served, fp8, int4, int8, nf4
-from efficientllm.precision._fp8_served import LARGEST, quantised_rows
+from efficientllm.precision._fp8_served import KIND, LARGEST
+from efficientllm.precision._packed_product import quantised_rows
 
 
 def normal(*shape, seed=0):
@@ -137,14 +138,14 @@ def test_fp8_rounds_to_three_bits_below_the_largest_of_a_row():
 
 def test_activations_in_fp8_use_the_whole_range_of_each_row_and_zeros_stay_zeros():
     x = normal(5, 64).bfloat16() * torch.tensor([0.0, 1e-38, 1e-3, 1.0, 1e30])[:, None].bfloat16()
-    codes, scales = quantised_rows(x)
+    codes, scales = quantised_rows(x, KIND)
     assert codes.float().isfinite().all() and not codes[0].float().any()
     assert codes[2:].float().abs().amax(1).tolist() == [LARGEST] * 3
     torch.testing.assert_close((codes.float() * scales)[2:], x[2:].float(), rtol=2**-4, atol=1e-38)
 
 
 def test_half_bytes_are_found_wherever_a_packing_puts_them():
-    """CUDA's order of a tile, two columns side by side, upper half first, rows last: any order is learned from tiles."""
+    """Whatever order a processor's kernel has: it is learned from panels of known numbers."""
     shuffled = torch.randperm(8 * 16, generator=torch.Generator().manual_seed(3))
 
     def pack(codes):

@@ -58,7 +58,7 @@ def test_the_kernels_compile_within_99_kib_of_shared_memory(module, capability, 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     cases = list(importlib.import_module(module).aot_cases())
     assert cases
-    for case in cases:
+    for case in (one for one in cases if one.since <= capability):
         made = compiled(case, capability)
         assert made.metadata.shared <= SHARED_BYTES, (
             f"{case.name} takes {made.metadata.shared} bytes on sm_{capability}"

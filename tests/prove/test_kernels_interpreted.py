@@ -38,3 +38,15 @@ def test_the_kernels_of_training_give_results_and_gradients_of_float64(kernel, c
     done = subprocess.run([sys.executable, str(script), kernel], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("same ") == comparisons
+
+
+def test_the_kernels_of_packed_matrices_give_the_products_of_float64(tmp_path):
+    script = Path(__file__).with_name("interpret_packed.py")
+    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "TRITON_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    apart = {name: float(value) for name, _, value in (line.rpartition(" ") for line in done.stdout.splitlines())}
+    # The interpreter makes 8-bit floats by cutting, not by rounding: one in seven at most.
+    bounds = {"int4_matrix": 0.0, "int4_rows": 1e-5, "byte_rows": 1e-6, "quantised": 1 / 7 + 1e-6}
+    assert {name.split()[0] for name in apart} == set(bounds)
+    assert [name for name, value in apart.items() if not value <= bounds[name.split()[0]]] == []

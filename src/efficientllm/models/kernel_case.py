@@ -24,6 +24,7 @@ class KernelCase:
         signature: argument -> Triton's type (`*bf16`, `i32`, `fp32`, `constexpr`), all arguments in order.
         constants: constexpr argument -> value.
         options: `num_warps` and `num_stages`.
+        since: the least compute capability that has its instructions, 80 for 8.0.
     """
 
     name: str
@@ -31,3 +32,4 @@ class KernelCase:
     signature: Mapping[str, str]
     constants: Mapping[str, Any]
     options: Mapping[str, int]
+    since: int = 80

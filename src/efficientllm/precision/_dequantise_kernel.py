@@ -28,6 +28,7 @@ class KernelLaunch(NamedTuple):
     signature: dict[str, str]
     constants: dict[str, Any]
     options: dict[str, int]
+    since: int = 80
 
 
 @triton.jit

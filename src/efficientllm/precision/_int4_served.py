@@ -1,9 +1,10 @@
-"""Products of 4-bit matrices by torch's own kernels, in whose layout the matrix is held.
+"""Products of 4-bit matrices, held in the layout of the kernel that multiplies few rows by them.
 
-The layout is the kernel's own affair and differs between processors. So that the matrix can be read back, for many rows
-and for comparison, torch is asked: tiles of known numbers are packed, and where these then lie tells the order.
+On a processor that is torch's own. Its layout differs between processors; so that the matrix can be read back, for many
+rows and for comparison, torch is asked: panels of known numbers are packed, and where these then lie tells the order.
+On CUDA it is a kernel of this package (`_few_rows_kernel.py`): torch's reaches 27 to 44 % of the memory's bandwidth.
 
-    N  rows, filled up    T  tiles or panels of rows    G  groups along the input
+    N  rows, filled up    T  panels of rows    G  groups along the input    B  bytes of a row    O, I  as ever
 """
 
 from __future__ import annotations
@@ -16,22 +17,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from efficientllm.errors import Unsupported
-from efficientllm.precision._blocks import Blocks, join_codes, split_codes
+from efficientllm.precision._blocks import Blocks, split_codes
+from efficientllm.precision._packed_product import HAS_KERNELS, int4_matrix, int4_rows
 from efficientllm.precision._served import ServedLinear
 
 #: Groups that the kernels know.
 GROUPS = (32, 64, 128, 256)
 
-#: Rows are filled up to a multiple of this: the processor's kernel wants it (that of CUDA is content with 8).
+#: Rows are filled up to a multiple of this on a processor: its kernel wants it.
 _ROW_STEP = 16
 
 #: Rows up to which the kernels are faster than to make the matrix in bfloat16 and multiply. On a processor with matrix
 #: units for bfloat16 (2048 × 2048, one thread) the kernel took .09 ms a row up to 32 rows and .15 ms at 64, the other
-#: way 6 to 14 ms. CUDA's kernel reads the matrix anew for each 16 rows: at 64 as many bytes as bfloat16 has.
-_FEW_ROWS = {"cpu": 64, "cuda": 64}
-
-#: CUDA's tiles: rows, and columns of a step along the input, of which one, two or … are packed together.
-_TILE_ROWS, _STEP_COLUMNS, _STEPS = 8, 16, (8, 4, 2)
+#: way 6 to 14 ms. CUDA's takes 64 rows at once and reads the matrix anew for the next 64.
+_FEW_ROWS = {"cpu": 64, "cuda": 128 if HAS_KERNELS else 0}
 
 _OPS = torch.ops.aten
 
@@ -55,21 +54,25 @@ def served_int4(
 
 
 class _Int4Linear(ServedLinear):
+    """Codes in the device's layout; for each group its pair, scale and zero, in bfloat16."""
+
     def __init__(
         self, packed: Blocks, group: int, shape: tuple[int, int], dtype: torch.dtype, bias: Tensor | None
     ) -> None:
         super().__init__(shape, dtype, bias)
         out_features, in_features = shape
-        missing = -out_features % _ROW_STEP
+        missing = -out_features % self.row_step
         assert packed.lows is not None
         pairs_GN2 = torch.stack((packed.scales, packed.lows), -1).view(out_features, -1, 2).transpose(0, 1)
         pairs_GN2 = F.pad(pairs_GN2, (0, 0, 0, missing)).contiguous()
         codes_NB = F.pad(packed.codes.view(out_features, in_features // 2), (0, 0, 0, missing))
         self.group, self.few_rows = group, _FEW_ROWS[codes_NB.device.type]
         self.register_buffer("codes", self.laid_out(codes_NB))
-        self.register_buffer("pairs", pairs_GN2.view(torch.int16))  # as bits, so that no cast changes them
+        self.register_buffer("pairs", pairs_GN2.view(torch.int32)[..., 0])  # as bits, so that no cast changes them
         self.codes: Tensor
         self.pairs: Tensor
+
+    row_step = 1
 
     def laid_out(self, codes_NB: Tensor) -> Tensor:
         """Return codes, two a byte with the first in the lower half, in the kernel's layout."""
@@ -77,11 +80,13 @@ class _Int4Linear(ServedLinear):
 
     def scales_and_zeros(self) -> Tensor:
         """Return the pairs, GN2 in bfloat16."""
-        return self.pairs.view(torch.bfloat16)
+        return self.pairs.view(torch.bfloat16).unflatten(-1, (-1, 2))
 
 
 class _OnProcessor(_Int4Linear):
     """Panels of rows, as many as the processor's registers hold; in a panel column after column."""
+
+    row_step = _ROW_STEP
 
     def laid_out(self, codes_NB: Tensor) -> Tensor:
         """Return the codes in the kernel's layout."""
@@ -125,44 +130,23 @@ class _OnProcessor(_Int4Linear):
 
 
 class _OnCuda(_Int4Linear):
-    """Tiles of eight rows and as many columns as one thread's loads cover."""
+    """A byte of a row holds a code of a group's first half, and in its upper bits one of its second half."""
 
     def laid_out(self, codes_NB: Tensor) -> Tensor:
         """Return the codes in the kernel's layout."""
-        steps = self._steps()
-        self.register_buffer("order", _tile_order(steps, codes_NB.device), persistent=False)
-        self.order: Tensor  # shared by all layers of a device
-        return _cuda_packed(codes_NB, steps)
-
-    def packed_bytes(self) -> int:
-        """Return the bytes of codes, scales and zeros; the order of a tile is there once for all layers."""
-        return 0 if self.codes.is_meta else self.codes.nbytes + self.pairs.nbytes
+        codes_NGS = split_codes(codes_NB.flatten()).to(torch.uint8).view(len(codes_NB), -1, self.group)
+        first_NGH, second_NGH = codes_NGS.chunk(2, -1)
+        return (first_NGH | second_NGH << 4).flatten(1)
 
     def few(self, x_MI: Tensor) -> Tensor:
-        """Return x Wᵀ by torch's kernel."""
-        pairs_GN2 = self.scales_and_zeros()
-        out_MN: Tensor = _OPS._weight_int4pack_mm(x_MI, self.codes, self.group, pairs_GN2)
-        return out_MN[:, : self.out_features]
+        """Return x Wᵀ by the kernel."""
+        out_MO: Tensor = int4_rows(x_MI, self.codes, self.pairs)
+        return out_MO
 
     def matrix(self, dtype: torch.dtype) -> Tensor:
         """Return the matrix, OI in this type."""
-        tile_columns = self._steps() * _STEP_COLUMNS
-        bytes_TB = self.codes.view(torch.uint8).view(-1, self.in_features // tile_columns, 4 * tile_columns)
-        codes_T = torch.stack((bytes_TB & 15, bytes_TB >> 4), -1).flatten(-2).index_select(-1, self.order)
-        tiles = codes_T.view(*codes_T.shape[:2], _TILE_ROWS, tile_columns).transpose(1, 2)
-        steps_NGS = tiles.reshape(-1, self.in_features // self.group, self.group).to(dtype) - 8
-        scale_NG1, zero_NG1 = self.scales_and_zeros().transpose(0, 1)[:, :, None].to(dtype).unbind(-1)
-        found_NGS = torch.addcmul(zero_NG1, steps_NGS, scale_NG1)  # one rounding
-        return found_NGS.view(-1, self.in_features)[: self.out_features]
-
-    def _steps(self) -> int:
-        return next(steps for steps in _STEPS if self.in_features % (steps * _STEP_COLUMNS) == 0)
-
-
-def _cuda_packed(codes_NB: Tensor, steps: int) -> Tensor:
-    """Return tiles; the kernel's converter takes the first code of a byte from its upper half."""
-    packed: Tensor = _OPS._convert_weight_to_int4pack((codes_NB << 4 | codes_NB >> 4).contiguous(), steps)
-    return packed
+        made: Tensor = int4_matrix(self.codes, self.pairs, dtype)
+        return made
 
 
 def nibble_places(pack: Callable[[Tensor], Tensor], rows: int, columns: int, device: torch.device) -> Tensor:
@@ -198,12 +182,3 @@ def _panel_order(rows: int) -> Tensor | None:
     )
     column = places[:rows].view(-1, 2).t().flatten() // 2  # of the first column, halves apart
     return None if torch.equal(column, torch.arange(rows, dtype=column.dtype)) else column.argsort()
-
-
-@lru_cache
-def _tile_order(steps: int, device: torch.device) -> Tensor:
-    """Return where each number of a tile lies among the half bytes."""
-    columns = steps * _STEP_COLUMNS
-    return nibble_places(
-        lambda codes: _cuda_packed(join_codes(codes.flatten()).view(len(codes), -1), steps), _TILE_ROWS, columns, device
-    ).argsort()

@@ -1,4 +1,4 @@
-"""Products of 8-bit whole numbers: torch's own kernel for few rows, a dense product of the codes for many."""
+"""Products of 8-bit whole numbers: a kernel for few rows, a dense product of the codes for many."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from efficientllm.precision._packed_product import HAS_KERNELS, byte_rows
 from efficientllm.precision._served import ACTIVATIONS, ServedLinear
 
-#: Columns of which the kernels want a multiple: on a processor others end in infinities or worse, without a word.
+#: Columns of which the processor's kernel wants a multiple: others end in infinities or worse, without a word.
 _COLUMNS = 16
 
 #: Rows up to which the kernel is faster than to make codes bfloat16 and multiply. On a processor with bfloat16 matrix
-#: units (2048 × 2048, one thread) it took .09 ms a row, the other way 1.4 ms and more. CUDA's is for few rows too.
-_FEW_ROWS = {"cpu": 12, "cuda": 16}
+#: units (2048 × 2048, one thread) it took .09 ms a row, the other way 1.4 ms and more.
+_FEW_ROWS = {"cpu": 12, "cuda": 128 if HAS_KERNELS else 0}
 
 
 class ServedInt8(ServedLinear):
@@ -25,10 +26,14 @@ class ServedInt8(ServedLinear):
         self.register_buffer("scales", scales_O.to(ACTIVATIONS).view(torch.int16))  # as bits, so that no cast rounds
         self.codes: Tensor
         self.scales: Tensor
-        self.few_rows = 0 if self.in_features % _COLUMNS else _FEW_ROWS.get(codes_OI.device.type, 0)
+        kind = codes_OI.device.type
+        self.few_rows = 0 if kind == "cpu" and self.in_features % _COLUMNS else _FEW_ROWS.get(kind, 0)
 
     def few(self, x_MI: Tensor) -> Tensor:
-        """Return x Wᵀ by torch's kernel."""
+        """Return x Wᵀ by torch's kernel on a processor, by this package's on CUDA."""
+        if x_MI.is_cuda:
+            found_MO: Tensor = byte_rows(x_MI, self.codes, self._scales(), None, x_MI.dtype)
+            return found_MO
         out_MO: Tensor = torch.ops.aten._weight_int8pack_mm(x_MI, self.codes, self._scales())
         return out_MO
 
