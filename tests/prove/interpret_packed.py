@@ -9,7 +9,15 @@ import itertools
 
 import torch
 
-from efficientllm.precision import _few_rows_kernel, _packed_product, _packed_rows_kernel, int4, int8
+from efficientllm.precision import (
+    _few_rows_kernel,
+    _packed_product,
+    _packed_rows_kernel,
+    _table_rows_kernel,
+    int4,
+    int8,
+    nf4,
+)
 from efficientllm.precision._int4_served import _OnCuda
 
 
@@ -34,6 +42,13 @@ def main():
         for _ in range(2):  # the second time the counters must be as they were
             found = _few_rows_kernel.int4_rows(x.float(), layer.codes, layer.pairs)
             print(f"int4_rows {rows} {outputs} {inputs} {group}", apart(found, x.double() @ exact.double().t()))
+    for rows, outputs, size, double in ((1, 80, 64, True), (3, 70, 32, False), (70, 64, 256, True)):
+        x, layer = numbers(rows, 1024).bfloat16(), nf4.pack(numbers(outputs, 1024), None, size, double)
+        found = _table_rows_kernel.table_rows(x.float(), layer.packed(), "", size, outputs)
+        print(f"table_rows {rows} {outputs} {size} {double}", apart(found, x.double() @ layer.weight.double().t()))
+    layer = int4.pack(numbers(80, 512), None, 64)
+    found = _table_rows_kernel.table_rows(numbers(3, 512), layer.packed(), "", 64, 80)
+    print("table_rows with lows", apart(found, numbers(3, 512).double() @ layer.weight.double().t()))
     for rows, (outputs, inputs) in itertools.product((1, 70), ((80, 1040), (130, 512))):
         x, weight = numbers(rows, inputs).bfloat16(), numbers(outputs, inputs)
         eight = int8.pack(weight, None).served()

@@ -28,7 +28,7 @@ from efficientllm.precision._dequantise_kernel import KernelLaunch
 TILE, STEP = 64, 128
 #: Programs that are to be there for each multiprocessor, while the parts last: they hide each other's waiting.
 _PROGRAMS = 8
-_OPTIONS = {"num_warps": 4, "num_stages": 4}
+OPTIONS = {"num_warps": 4, "num_stages": 4}
 #: Groups of more than 128 take twice the room at each stage.
 _WIDE_OPTIONS = {"num_warps": 4, "num_stages": 2}
 #: Fewest tokens that the matrix units take, and most that a program does.
@@ -36,8 +36,8 @@ _LEAST, _MOST_ROWS = 16, 64
 #: The most tiles that a product can have.
 _MOST_TILES = 2**16
 #: Triton's interpreter knows no assembly, and no products in bfloat16.
-_INTERPRETED = bool(os.environ.get("TRITON_INTERPRET"))
-_KIND = tl.float32 if _INTERPRETED else tl.bfloat16
+INTERPRETED = bool(os.environ.get("TRITON_INTERPRET"))
+_KIND = tl.float32 if INTERPRETED else tl.bfloat16
 
 
 @triton.jit(do_not_specialize=["num_rows", "split"])
@@ -90,7 +90,7 @@ def int4_product(
         low = (pair & -65536).to(tl.float32, bitcast=True)
         total = tl.sum(first_x.to(tl.float32) + second_x.to(tl.float32), 1)
         sums += found * scale[:, None] + (low - 136.0 * scale)[:, None] * total[None, :]
-    _add_parts(sums, out, parts, arrived, num_rows, num_outputs, split, TILE, ROWS, ALONE)
+    add_parts(sums, out, parts, arrived, num_rows, num_outputs, split, TILE, ROWS, ALONE)
 
 
 @triton.jit(do_not_specialize=["num_rows", "split"])
@@ -120,11 +120,11 @@ def byte_product(
     sums *= tl.load(scales + output, mask=there, other=0.0).to(tl.float32)[:, None]
     if SCALED:
         sums *= tl.load(row_scales + row, mask=given, other=0.0)[None, :]
-    _add_parts(sums, out, parts, arrived, num_rows, num_outputs, split, TILE, ROWS, ALONE)
+    add_parts(sums, out, parts, arrived, num_rows, num_outputs, split, TILE, ROWS, ALONE)
 
 
 @triton.jit
-def _add_parts(
+def add_parts(
     sums, out, parts, arrived, num_rows, num_outputs, split,
     TILE: tl.constexpr, ROWS: tl.constexpr, ALONE: tl.constexpr,
 ) -> None:  # fmt: skip
@@ -155,11 +155,11 @@ def int4_rows(x_MI: Tensor, codes_OB: Tensor, pairs_GO: Tensor) -> Tensor:
     """Return x Wᵀ in x's type; `int4_product` says how codes and pairs lie."""
     num_groups, num_outputs = pairs_GO.shape
     group = x_MI.shape[1] // num_groups
-    grid, rows = _grid(len(x_MI), num_outputs, num_groups, x_MI.device)
-    out_MO, parts = _room(x_MI, num_outputs, grid[1], x_MI.dtype)
+    grid, rows = cut(len(x_MI), num_outputs, num_groups, x_MI.device)
+    out_MO, parts = room(x_MI, num_outputs, grid[1], x_MI.dtype)
     int4_product[grid](
         x_MI, codes_OB, pairs_GO, out_MO, parts, arrived(x_MI.device), len(x_MI), num_outputs, num_groups, grid[1],
-        GROUP=group, TILE=TILE, ROWS=rows, ALONE=grid[1] == 1, PLAIN=_INTERPRETED, **_options(group),
+        GROUP=group, TILE=TILE, ROWS=rows, ALONE=grid[1] == 1, PLAIN=INTERPRETED, **_options(group),
     )  # fmt: skip
     return out_MO
 
@@ -169,13 +169,13 @@ def byte_rows(
 ) -> Tensor:
     """Return x Wᵀ in this type, of x in bfloat16, or in the type of the codes with a scale for each row."""
     num_outputs, num_inputs = codes_OI.shape
-    grid, rows = _grid(len(x_MI), num_outputs, triton.cdiv(num_inputs, STEP), x_MI.device)
-    out_MO, parts = _room(x_MI, num_outputs, grid[1], dtype)
+    grid, rows = cut(len(x_MI), num_outputs, triton.cdiv(num_inputs, STEP), x_MI.device)
+    out_MO, parts = room(x_MI, num_outputs, grid[1], dtype)
     byte_product[grid](
         x_MI, codes_OI, scales_O, scales_O if row_scales_M is None else row_scales_M, out_MO, parts,
         arrived(x_MI.device), len(x_MI), num_outputs, num_inputs, grid[1],
         STEP=STEP, TILE=TILE, ROWS=rows, ALONE=grid[1] == 1,
-        CAST=row_scales_M is None or _INTERPRETED, KIND=_KIND, SCALED=row_scales_M is not None, **_OPTIONS,
+        CAST=row_scales_M is None or INTERPRETED, KIND=_KIND, SCALED=row_scales_M is not None, **OPTIONS,
     )  # fmt: skip
     return out_MO
 
@@ -189,7 +189,7 @@ def arrived(device: torch.device) -> Tensor:
     return torch.zeros(_MOST_TILES, dtype=torch.int32, device=device)
 
 
-def _grid(num_rows: int, num_outputs: int, num_steps: int, device: torch.device) -> tuple[tuple[int, int, int], int]:
+def cut(num_rows: int, num_outputs: int, num_steps: int, device: torch.device) -> tuple[tuple[int, int, int], int]:
     """Return the programs (tiles of outputs, parts of the inputs, blocks of tokens) and the tokens of a block.
 
     There are as many parts as make enough programs, none with less than two steps. The more tokens, the more a part's
@@ -202,7 +202,7 @@ def _grid(num_rows: int, num_outputs: int, num_steps: int, device: torch.device)
 
 
 def _options(group: int) -> dict[str, int]:
-    return _OPTIONS if group <= STEP else _WIDE_OPTIONS
+    return OPTIONS if group <= STEP else _WIDE_OPTIONS
 
 
 @lru_cache
@@ -210,7 +210,7 @@ def _multiprocessors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4
 
 
-def _room(x_MI: Tensor, num_outputs: int, split: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def room(x_MI: Tensor, num_outputs: int, split: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Return where the results go, and where the sums of the parts do."""
     out_MO = x_MI.new_empty(len(x_MI), num_outputs, dtype=dtype)
     parts = x_MI.new_empty(split * out_MO.numel() if split > 1 else 0, dtype=torch.float32)
@@ -238,4 +238,4 @@ def aot_cases() -> Iterator[KernelLaunch]:
                 "row_scales": "*fp32" if own else "*bf16", **pointers, **counts, "num_inputs": "i32", "split": "i32",
                 **dict.fromkeys(given, "constexpr"),
             }  # fmt: skip
-            yield KernelLaunch(f"byte_product {codes} {rows} {alone}", byte_product, signature, given, _OPTIONS, since)
+            yield KernelLaunch(f"byte_product {codes} {rows} {alone}", byte_product, signature, given, OPTIONS, since)

@@ -80,7 +80,8 @@ class _Int4Linear(ServedLinear):
 
     def scales_and_zeros(self) -> Tensor:
         """Return the pairs, GN2 in bfloat16."""
-        return self.pairs.view(torch.bfloat16).unflatten(-1, (-1, 2))
+        bits_GN2: Tensor = self.pairs[..., None].view(torch.bfloat16)
+        return bits_GN2
 
 
 class _OnProcessor(_Int4Linear):

@@ -16,6 +16,7 @@ from efficientllm.precision._blocks import SCALE_GROUP, SIZES, Blocks
 from efficientllm.precision._contract import PackedLinear
 from efficientllm.precision._dequantise import dequantise
 from efficientllm.precision._int4_served import served_int4
+from efficientllm.precision._table_served import ServedBlocks, can_serve
 
 #: Numbers that are coded at once, whole groups of blocks: coding takes several float32 copies of them.
 _CODED_AT_ONCE = SCALE_GROUP * max(SIZES) * 16
@@ -56,7 +57,7 @@ class BlockLinear(PackedLinear):
     @property
     def weight(self) -> Tensor:  # type: ignore[override]
         """The matrix `[out_features, in_features]`, made anew."""
-        made: Tensor = dequantise(*self._blocks(), *self._form(), self.dtype, None)
+        made: Tensor = dequantise(*self._blocks(), *self.form(), self.dtype, None)
         return made
 
     def product(self, x: Tensor, rows: slice = slice(None)) -> Tensor:
@@ -67,14 +68,14 @@ class BlockLinear(PackedLinear):
         # not `rows.indices`: torch 2.11 compiles nothing around it
         start, stop = rows.start or 0, self.out_features if rows.stop is None else rows.stop
         bias = None if self.bias is None else self.bias[start:stop].to(dtype)
-        given = x.to(dtype), bias, start, stop, self._form(), *self._blocks()
+        given = x.to(dtype), bias, start, stop, self.form(), *self._blocks()
         out: Tensor = _Product.apply(*given)  # type: ignore[no-untyped-call]
         return out
 
     def corrected(self, x_MI: Tensor, down_RI: Tensor, up_OR: Tensor) -> Tensor:
         """Return the layer's result and up (down x), summed by the products themselves."""
         bias = None if self.bias is None else self.bias.to(x_MI.dtype)
-        given = x_MI, bias, down_RI, up_OR, self._form(), *self._blocks()
+        given = x_MI, bias, down_RI, up_OR, self.form(), *self._blocks()
         out: Tensor = _Corrected.apply(*given)  # type: ignore[no-untyped-call]
         return out
 
@@ -83,10 +84,10 @@ class BlockLinear(PackedLinear):
         return Blocks(*self._blocks())
 
     def served(self) -> PackedLinear:
-        """Return the layer for inference: groups of whole numbers with a zero are served by torch's int4 products."""
+        """Return the layer for inference: whole numbers with a zero by int4's products, others by a table's."""
         packed = self.packed()
         if packed.lows is None or packed.values.tolist() != list(range(-8, 8)):
-            return self
+            return ServedBlocks(self, self.bias) if can_serve(self) else self
         return served_int4(packed, self.block_size, (self.out_features, self.in_features), self.dtype, self.bias)
 
     def extra_repr(self) -> str:
@@ -101,7 +102,8 @@ class BlockLinear(PackedLinear):
             found.append(tensor.view(self._kinds[name]) if name in self._kinds else tensor)
         return tuple(found)
 
-    def _form(self) -> tuple[int, int, int]:
+    def form(self) -> tuple[int, int, int]:
+        """Return the numbers of a block, and rows and columns of the matrix."""
         return self.block_size, self.out_features, self.in_features
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from efficientllm.precision._blocks import Blocks, plain_matrix
+
 
 @torch.library.custom_op("efficientllm::int4_rows", mutates_args=())
 def int4_rows(x_MI: Tensor, codes_OB: Tensor, pairs_GO: Tensor) -> Tensor:
@@ -50,6 +52,49 @@ def plain_int4_matrix(codes_OB: Tensor, pairs_GO: Tensor, dtype: torch.dtype) ->
     both_OGS = torch.cat((codes_OGH & 15, codes_OGH >> 4), -1).float() - 8
     scales_OG, lows_OG = pairs_GO.view(torch.bfloat16).view(num_groups, num_outputs, 2).float().permute(2, 1, 0)
     return torch.addcmul(lows_OG[..., None], both_OGS, scales_OG[..., None]).reshape(num_outputs, -1).to(dtype)
+
+
+@torch.library.custom_op("efficientllm::table_rows", mutates_args=())
+def table_rows(
+    x_MI: Tensor,
+    codes_P: Tensor,
+    values: Tensor,
+    scales_K: Tensor,
+    lows_K: Tensor | None,
+    offsets_G: Tensor | None,
+    factors_G: Tensor | None,
+    lookup: str,
+    size: int,
+    num_outputs: int,
+) -> Tensor:
+    """Return x Wᵀ of few rows in bfloat16; after x the fields of `Blocks`, then `table_assembly` of the values."""
+    packed = Blocks(codes_P, values, scales_K, lows_K, offsets_G, factors_G)
+    if x_MI.device.type != "cuda":
+        return F.linear(x_MI, plain_matrix(packed, size, num_outputs, x_MI.shape[1], x_MI.dtype))
+    found: Tensor = _TABLES.table_rows(x_MI, packed, lookup, size, num_outputs)
+    return found
+
+
+@table_rows.register_fake
+def _(
+    x_MI: Tensor,
+    codes_P: Tensor,
+    values: Tensor,
+    scales_K: Tensor,
+    lows_K: Tensor | None,
+    offsets_G: Tensor | None,
+    factors_G: Tensor | None,
+    lookup: str,
+    size: int,
+    num_outputs: int,
+) -> Tensor:
+    return x_MI.new_empty(len(x_MI), num_outputs)
+
+
+def table_assembly(values: tuple[float, ...]) -> str:
+    """Return the instructions that look a code's value up, for `table_rows`."""
+    found: str = _TABLES.assembly(values)
+    return found
 
 
 @torch.library.custom_op("efficientllm::byte_rows", mutates_args=())
@@ -110,6 +155,6 @@ def _load(name: str) -> Any:
         return None
 
 
-_PRODUCTS, _MATRICES = _load("_few_rows_kernel"), _load("_packed_rows_kernel")
+_PRODUCTS, _TABLES, _MATRICES = map(_load, ("_few_rows_kernel", "_table_rows_kernel", "_packed_rows_kernel"))
 #: Whether there are kernels: without them few rows are multiplied as many are.
-HAS_KERNELS = _PRODUCTS is not None and _MATRICES is not None
+HAS_KERNELS = _PRODUCTS is not None
