@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import torch
@@ -43,12 +45,11 @@ class NativeEngine:
         self._decoder.code_cache(load_coder(settings.cache))
         self._settings, self._disk_bytes = settings, disk_bytes
         self._on_cuda = decoder.device.type == "cuda"
-        self._run: Callable[..., Tensor] = decoder.run
-        self._step: Callable[[Tensor, DecoderState], Tensor] = self._one_token
         if settings.compile:
+            # Layer by layer: all have the same code, so that one compilation serves them all, in seconds.
             compile_each_window()
-            self._run = torch.compile(decoder.run, dynamic=False)
-            self._step = torch.compile(self._one_token, dynamic=False)
+            for number in range(decoder.shape.num_layers):
+                decoder.block(number).compile(dynamic=False)
         self._state: DecoderState | None = None
         self._captured: CapturedStep | None = None
         self._batch = self._max_tokens = 0
@@ -86,8 +87,8 @@ class NativeEngine:
         chunk = max(1, _CHUNK_TOKENS["cuda" if self._on_cuda else "cpu"] // self._batch)
         for piece_BT in tokens_BT.to(self.device).split(chunk, dim=1):
             # A later piece runs as it is: its number of tokens before would be compiled in, for each piece anew.
-            run = self._run if state.length == 0 else self._decoder.run
-            hidden_BTD = run(piece_BT, state=state)
+            with nullcontext() if state.length == 0 else self._as_it_is():
+                hidden_BTD = self._decoder.run(piece_BT, state=state)
             state.advance(piece_BT.shape[1])
         return F.linear(hidden_BTD[:, -1], self._decoder.head_weight)
 
@@ -100,7 +101,7 @@ class NativeEngine:
                 self._captured = self._capture(state)
             logits_BV = self._captured(tokens_B)
         else:
-            logits_BV = self._step(tokens_B, state)
+            logits_BV = self._one_token(tokens_B, state)
         state.advance(1)
         return logits_BV
 
@@ -123,7 +124,8 @@ class NativeEngine:
         nats, count = 0.0, 0
         for part_BT in tokens_BT.split(rows):
             part_BT = part_BT.to(self.device)
-            total, number = self._decoder.loss_sum(part_BT[:, :-1], part_BT[:, 1:])
+            with self._as_it_is():
+                total, number = self._decoder.loss_sum(part_BT[:, :-1], part_BT[:, 1:])
             nats, count = nats + float(total), count + int(number)
         return nats, count
 
@@ -134,7 +136,8 @@ class NativeEngine:
         parts_BTD = []
         for part_BT in tokens_BT.split(rows):
             state = self._decoder.scoring_state(*part_BT.shape)
-            parts_BTD.append(self._decoder.hidden(part_BT.to(self.device), state=state))
+            with self._as_it_is():
+                parts_BTD.append(self._decoder.hidden(part_BT.to(self.device), state=state))
         hidden_BTD = torch.cat(parts_BTD)
         piece = piece_tokens(len(tokens_BT), self._decoder.shape.vocab_tokens, self.device)
         for hidden_BtD in hidden_BTD.split(piece, dim=1):
@@ -168,6 +171,11 @@ class NativeEngine:
         hidden_BTD = self._decoder.run(tokens_B[:, None], state=state)
         return F.linear(hidden_BTD[:, 0], self._decoder.head_weight)
 
+    def _as_it_is(self) -> AbstractContextManager[Any]:
+        """Return a region in which layers run uncompiled: texts of other lengths would compile them anew."""
+        region: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+        return region if self._settings.compile else nullcontext()
+
     def _capture(self, state: DecoderState) -> CapturedStep:
         length = state.length
         state.mark()
@@ -176,7 +184,7 @@ class NativeEngine:
             state.advance(1)
             state.rewind(length)
 
-        return CapturedStep(lambda tokens_B: self._step(tokens_B, state), restore, self._batch, self.device)
+        return CapturedStep(lambda tokens_B: self._one_token(tokens_B, state), restore, self._batch, self.device)
 
     def _checked_state(self, tokens_BT: Tensor) -> DecoderState:
         batch, new = tokens_BT.shape
