@@ -82,6 +82,7 @@ def points(group: Group) -> list[Point]:
         settings = record.trial.settings
         if isinstance(settings, InferenceSettings):
             for name, grids in (
+                ("arithmetic", settings.arithmetic),
                 ("prefill", settings.prefill),
                 ("decode", settings.decode),
                 ("generate", settings.generate),

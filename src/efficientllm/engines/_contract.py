@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -96,6 +96,19 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Give up the model and its memory."""
+        ...
+
+
+@runtime_checkable
+class Exact(Protocol):
+    """An engine that can say what its weights give when nothing is rounded on the way."""
+
+    def exact_logits(self, tokens_BT: Tensor, last: int) -> Tensor:
+        """Return the logits after the last tokens, BnV, by float32 arithmetic on the weights as they are read.
+
+        Raises:
+            Unsupported: the weights cannot be read.
+        """
         ...
 
 

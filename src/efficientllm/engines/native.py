@@ -15,6 +15,7 @@ from torch import Tensor
 from efficientllm.engines._capture import CapturedStep
 from efficientllm.engines._compiling import compile_each_window
 from efficientllm.engines._contract import EngineEntry, Prompts
+from efficientllm.engines._exact import exact_logits
 from efficientllm.engines._greedy import greedy
 from efficientllm.engines._logits import piece_tokens
 from efficientllm.engines._precision import calibrate, weight_format
@@ -142,6 +143,11 @@ class NativeEngine:
         piece = piece_tokens(len(tokens_BT), self._decoder.shape.vocab_tokens, self.device)
         for hidden_BtD in hidden_BTD.split(piece, dim=1):
             yield F.linear(hidden_BtD, self._decoder.head_weight).float()
+
+    @torch.inference_mode()
+    def exact_logits(self, tokens_BT: Tensor, last: int) -> Tensor:
+        """Return the logits after the last tokens, BnV, by float32 arithmetic on the weights as they are read."""
+        return exact_logits(self._decoder, tokens_BT, last)
 
     def generate(self, prompts: Prompts, new_tokens: int) -> Tensor:
         """Return the `new_tokens` likeliest next tokens, one after the other, as Bn; starts a batch of its own."""

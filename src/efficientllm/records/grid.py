@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import msgspec
 
@@ -12,8 +12,9 @@ from efficientllm.errors import UserError
 from efficientllm.records.model_settings import Length, Rows
 
 #: Kinds of windows that a grid has points in.
-Kind = Literal["prefill", "decode", "generate"]
+Kind = Literal["arithmetic", "prefill", "decode", "generate"]
 _Kinds = tuple[Kind, ...]
+KINDS: _Kinds = get_args(Kind)
 _Some = msgspec.Meta(min_length=1)
 
 
@@ -49,7 +50,7 @@ class GridAxes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         batch: sequences.
         tokens: in the prompt, or in the cache.
         new_tokens: output lengths, of the `generate` windows alone.
-        windows: what is timed at each point.
+        windows: what is timed at each point; `arithmetic` times nothing, but holds the results to float32's.
     """
 
     batch: Annotated[tuple[Rows, ...], _Some] = (1,)
@@ -71,16 +72,17 @@ class GridAxes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return tuple(Generation(batch=b, tokens=t, new_tokens=n) for b, t, n in each)
 
 
-def spelled_out(grids: Sequence[GridAxes]) -> tuple[tuple[Grid, ...], tuple[Grid, ...], tuple[Generation, ...]]:
-    """Return the points of some grids that are prefill's, decode's and whole requests'; each once."""
-    prefill: dict[Grid, None] = {}
-    decode: dict[Grid, None] = {}
-    generate: dict[Generation, None] = {}
+def spelled_out(grids: Sequence[GridAxes]) -> dict[Kind, tuple[Grid, ...]]:
+    """Return the points of some grids by kind of window, each once; those of `generate` are `Generation`s.
+
+    >>> {kind: len(points) for kind, points in spelled_out([GridAxes(batch=(1, 8), windows=("decode",))]).items()}
+    {'arithmetic': 0, 'prefill': 0, 'decode': 2, 'generate': 0}
+    """
+    found: dict[Kind, dict[Grid, None]] = {kind: {} for kind in KINDS}
     for grid in grids:
-        prefill |= dict.fromkeys(grid.points() if "prefill" in grid.windows else ())
-        decode |= dict.fromkeys(grid.points() if "decode" in grid.windows else ())
-        generate |= dict.fromkeys(grid.generations() if "generate" in grid.windows else ())
-    return tuple(prefill), tuple(decode), tuple(generate)
+        for kind in grid.windows:
+            found[kind] |= dict.fromkeys(grid.generations() if kind == "generate" else grid.points())
+    return {kind: tuple(points) for kind, points in found.items()}
 
 
 def refuse_twice(name: str, points: Sequence[Grid]) -> None:

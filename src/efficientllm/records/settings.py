@@ -11,7 +11,7 @@ import msgspec
 from efficientllm.errors import UserError
 from efficientllm.records.choice import Choice
 from efficientllm.records.finetune_settings import FinetuneSettings
-from efficientllm.records.grid import Generation, Grid, GridAxes, refuse_twice, spelled_out
+from efficientllm.records.grid import KINDS, Generation, Grid, GridAxes, refuse_twice, spelled_out
 from efficientllm.records.model_settings import (
     Dtype,
     Length,
@@ -82,10 +82,12 @@ class InferenceSettings(ModelSettings, frozen=True, kw_only=True, tag_field="wor
         engine: who runs the model.
         precision: number format of the weights of all dense layers of the blocks; null: `dtype`.
         cache: number format of what is cached; null: that of the activations.
+        arithmetic: windows that time nothing: logits are held to float32 arithmetic on the same weights, as they are
+            once they have been rounded to their format. A trial whose logits are not those is invalid.
         prefill: windows that time the prompt alone (TTFT).
         decode: windows that time one further token a sequence (TPOT), with `tokens` already in the cache.
         generate: windows that time whole requests, from the prompt's tokens to the last token of the answer.
-        grid: the same three in one line each, in their place; records hold the points that it stands for.
+        grid: the same four in one line each, in their place; records hold the points that it stands for.
         domains: name -> a further corpus, whose held-out text is scored too, each in a window of its own.
         against: number format of the weights whose next-token distributions this trial's are compared with; null: that
             of the recipe's baseline where it names one, else `dtype`.
@@ -99,6 +101,7 @@ class InferenceSettings(ModelSettings, frozen=True, kw_only=True, tag_field="wor
     engine: Choice = Choice(name="native")
     precision: Choice | None = None
     cache: Choice | None = None
+    arithmetic: tuple[Grid, ...] = ()
     prefill: tuple[Grid, ...] = _ONE_POINT
     decode: tuple[Grid, ...] = _ONE_POINT
     generate: tuple[Generation, ...] = ()
@@ -121,13 +124,13 @@ class InferenceSettings(ModelSettings, frozen=True, kw_only=True, tag_field="wor
             refuse_told_by(self.model, self)
         grids = (self.grid,) if isinstance(self.grid, GridAxes) else self.grid
         if grids:
-            if (self.prefill, self.decode, self.generate) != (_ONE_POINT, _ONE_POINT, ()):
-                raise UserError("grid stands for prefill, decode and generate. Give either it or them.")
-            for name, points in zip(("prefill", "decode", "generate"), spelled_out(grids), strict=True):
-                msgspec.structs.force_setattr(self, name, points)
+            if (self.arithmetic, self.prefill, self.decode, self.generate) != ((), _ONE_POINT, _ONE_POINT, ()):
+                raise UserError("grid stands for arithmetic, prefill, decode and generate. Give either it or them.")
+            for kind, points in spelled_out(grids).items():
+                msgspec.structs.force_setattr(self, kind, points)
             msgspec.structs.force_setattr(self, "grid", ())
-        for name in ("prefill", "decode", "generate"):
-            refuse_twice(name, getattr(self, name))
+        for kind in KINDS:
+            refuse_twice(kind, getattr(self, kind))
         for name in self.domains:
             if not _DOMAIN_NAME.fullmatch(name) or name == "outside":
                 raise UserError(f"domains: {name!r} cannot name a domain. Use small letters, digits and _: medicine.")

@@ -27,7 +27,7 @@ _MOST_TOKEN_TIMES = 10_000
 def prefill(job: Job, engine: Engine, prepared: Prepared, grid: Grid) -> None:
     """Time the prompt alone: from its tokens on the device to the logits of its last position (TTFT)."""
     engine.begin(grid.batch, grid.tokens)  # first of all: what cannot fit, or is too long, is known here
-    prompt_BT = _prompt(prepared, grid, job.device)
+    prompt_BT = prompt(prepared, grid, job.device)
 
     def once() -> None:
         engine.rewind(0)
@@ -44,7 +44,7 @@ def prefill(job: Job, engine: Engine, prepared: Prepared, grid: Grid) -> None:
 def decode(job: Job, engine: Engine, prepared: Prepared, grid: Grid) -> None:
     """Time one further token a sequence, greedy, with the context in the cache (TPOT)."""
     engine.begin(grid.batch, grid.tokens + _DECODE_RUN_TOKENS)
-    logits_BV = engine.prefill(_prompt(prepared, grid, job.device))
+    logits_BV = engine.prefill(prompt(prepared, grid, job.device))
     engine.mark()
     first_B = logits_BV.argmax(-1)
     tokens_B, run_tokens = first_B, 0
@@ -80,7 +80,7 @@ def generate(job: Job, engine: Engine, prepared: Prepared, grid: Generation) -> 
     token's time and the times between tokens are series beside it, by marks that wait for nothing.
     """
     engine.begin(grid.batch, grid.tokens + grid.new_tokens)
-    prompt_BT = _prompt(prepared, grid, job.device)
+    prompt_BT = prompt(prepared, grid, job.device)
     marks = _Marks(job.device)
 
     def once() -> None:
@@ -163,7 +163,7 @@ def _tell(window: OpenWindow, between_s: Sequence[float]) -> int:
     return len(between_s)
 
 
-def _prompt(prepared: Prepared, grid: Grid, device: Device) -> torch.Tensor:
+def prompt(prepared: Prepared, grid: Grid, device: Device) -> torch.Tensor:
     """Return held-out text as prompts `[batch, tokens]`, each row from another place, repeated where it runs out."""
     wanted = grid.batch * grid.tokens
     tokens = np.resize(prepared.heldout.tokens[:wanted], wanted).astype(np.int64)

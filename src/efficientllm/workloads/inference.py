@@ -1,4 +1,7 @@
-"""Inference: prefill, decode and whole requests, each in windows of its own over a grid, then held-out quality."""
+"""Inference: prefill, decode and whole requests, each in windows of its own over a grid, then held-out quality.
+
+Before anything is timed the logits can be held to float32 arithmetic (`arithmetic`).
+"""
 
 from __future__ import annotations
 
@@ -16,13 +19,14 @@ from efficientllm.models.calibrate import calibration_rows
 from efficientllm.precision.pack import load_precision
 from efficientllm.records.measurement import ARITHMETIC, ModelFacts
 from efficientllm.records.settings import InferenceSettings
-from efficientllm.workloads import _inference_windows, judging
+from efficientllm.workloads import _inference_windows, arithmetic, judging
 from efficientllm.workloads._contract import Job, WorkloadEntry
 from efficientllm.workloads.cards import copy_cards
 from efficientllm.workloads.memory import load_compiler
 
 #: name -> what measures such a window; its points are the settings of that name.
 _MEASURE: dict[str, Callable[..., None]] = {
+    "arithmetic": arithmetic.hold,
     "prefill": _inference_windows.prefill,
     "decode": _inference_windows.decode,
     "generate": _inference_windows.generate,
@@ -32,8 +36,9 @@ _MEASURE: dict[str, Callable[..., None]] = {
 def run(job: Job) -> None:
     """Measure a checkpoint, of a stage or the settings' `model`, or random weights where there is none.
 
-    Windows: one `prefill`, `decode` or `generate` for each point of their grids, then `quality`, which is absent with
-    its reason for random weights. A point that does not fit is that point's outcome, and the next one is measured.
+    Windows: one `arithmetic`, `prefill`, `decode` or `generate` for each point of their grids, then `quality`, which
+    is absent with its reason for random weights. A point that does not fit is that point's outcome, and the next one is
+    measured.
     """
     settings, recorder = job.trial.settings, job.recorder
     assert isinstance(settings, InferenceSettings)

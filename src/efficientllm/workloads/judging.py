@@ -14,6 +14,7 @@ from efficientllm.engines._contract import Engine
 from efficientllm.errors import Unsupported, UserError
 from efficientllm.precision.pack import load_precision
 from efficientllm.records.choice import Choice
+from efficientllm.records.grid import KINDS
 from efficientllm.records.settings import InferenceSettings
 from efficientllm.workloads._contract import Job
 from efficientllm.workloads.questions import Examiner, window_names
@@ -59,9 +60,9 @@ def judge_streamed(job: Job, prepared: Prepared, error: BaseException) -> bool:
         return False
     traceback.clear_frames(error.__traceback__)  # what failed still holds its tensors
     job.device.empty_cache()
-    for name in ("prefill", "decode", "generate"):
-        for grid in getattr(settings, name):
-            with recorder.attempt(name, grid.coordinates()):
+    for kind in KINDS:
+        for grid in getattr(settings, kind):
+            with recorder.attempt(kind, grid.coordinates()):
                 raise error
     recorder.caution("quality_only", "the model did not fit the device: judged layer by layer from the host's memory")
     recorder.figure("quality_only", 1)

@@ -21,6 +21,8 @@ TIMED = ("train", "prefill", "decode", "generate", "serve", "user")
 ALL_WINDOWS = (*TIMED, "quality")
 #: Holds errors against a reference, no time.
 CHECKED = ("verify",)
+#: Holds how far logits are from float32's, no time.
+HELD = ("arithmetic",)
 #: Holds what a search found, no time.
 FOUND = ("capacity",)
 #: Holds answers to one set of questions: a window `task_NAME`.
