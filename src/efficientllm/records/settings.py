@@ -89,7 +89,8 @@ class InferenceSettings(ModelSettings, frozen=True, kw_only=True, tag_field="wor
         domains: name -> a further corpus, whose held-out text is scored too, each in a window of its own.
         against: number format of the weights whose next-token distributions this trial's are compared with; null: that
             of the recipe's baseline where it names one, else `dtype`.
-        questions: sets of questions that the model answers, each in a window of its own.
+        questions: sets of questions that the model answers, each in a window of its own; the option `shots` of a set
+            puts so many of its first ones, with their answers, before each of the others.
         asked: most questions of each set.
         question_template: how a question becomes a prompt: as it stands (`none`), or as in fine-tuning, with an empty
             line after it (`plain`) or by the chat template of the model's folder (`model`).
