@@ -108,3 +108,24 @@ def test_a_number_of_examples_that_cannot_be_is_refused(shots, said, tmp_path):
 def test_the_harness_keeps_its_own_number_of_examples(tmp_path):
     task = {"task": "mine", "folder": str(tmp_path), "shots": 4}
     assert open_questions(Choice(name="lm_eval", options=task)).shots == 4
+
+
+def test_a_continuation_stands_in_held_out_text_and_the_other_ends_come_from_elsewhere(tmp_path):
+    for split, documents in (("train", 1), ("heldout", 3)):
+        for n in range(documents):
+            lines = [f"{split} {n} line {k} says {'word ' * (k % 3)}number {n}{k}" for k in range(200)]
+            (tmp_path / split).mkdir(exist_ok=True)
+            (tmp_path / split / f"{n}.txt").write_text("\n".join(lines))
+    choice = Choice(name="continuation", options={"corpus": str(tmp_path), "choices": 3, "prompt_characters": 80})
+    asked = first_questions(open_questions(choice), 1000, "it")
+    texts = [(tmp_path / "heldout" / f"{n}.txt").read_text() for n in range(3)]
+    assert len(asked) == 27  # nine lines of each of three documents
+    for question in asked:
+        home = [text for text in texts if f"{question.prompt} {question.right_text()}\n" in text]
+        assert len(home) == 1 and len(question.prompt) <= 80
+        others = [end for end in question.choices if end != question.right_text()]
+        assert len(others) == 2 and not any(f" {end}\n" in home[0] for end in others)
+    assert len({question.right for question in asked}) == 3
+    alone = Choice(name="continuation", options={"corpus": str(tmp_path / "heldout" / "0.txt")})
+    with pytest.raises(DataError, match="too little held-out text"):
+        check_questions(alone)

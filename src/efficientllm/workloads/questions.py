@@ -152,12 +152,13 @@ def window_names(choices: Sequence[Choice]) -> list[str]:
 
     >>> window_names([Choice(name="./sets/My-Quiz.jsonl"), Choice(name="recall"), Choice(name="recall")])
     ['task_my_quiz', 'task_recall', 'task_recall_2']
-    >>> window_names([Choice(name="recall", options={"shots": 2})])
-    ['task_recall_2_shot']
+    >>> window_names([Choice(name="recall", options={"shots": 2}), Choice(name="continuation", options={"corpus": "pydoc"})])
+    ['task_recall_2_shot', 'task_continuation_pydoc']
     """
     names: list[str] = []
     for choice in choices:
-        asked = str(choice.options.get("task", "")) or Path(choice.name).stem
+        of = Path(str(choice.options.get("corpus", ""))).stem
+        asked = str(choice.options.get("task", "")) or Path(choice.name).stem + (f"_{of}" if of else "")
         plain = "task_" + "".join(c if c.isalnum() else "_" for c in asked.lower())
         shots = choice.options.get("shots", 0) if choice.name != "lm_eval" else 0
         plain += f"_{shots}_shot" if shots else ""

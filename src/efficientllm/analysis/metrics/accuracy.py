@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 
@@ -44,8 +45,17 @@ def at_floor(cell: Cell, seen: Sequence[tuple[Measurement, Window]]) -> str:
     if clears(round(share * number), number, floor):
         return ""
     right = significant(share * number) if share and len(cell.values) > 1 else f"{share * number:.0f}"
-    instead = f"; {what} has {significant(floor * number)}" if floor else ", which zero would explain too"
+    instead = f"; {what} has {_number(floor * number)}" if floor else ", which zero would explain too"
     return f"at_floor: {right} of {number} are right{instead}"
+
+
+def _number(items: float) -> str:
+    """Return a number of items, of which chance may have a part.
+
+    >>> _number(25.0), _number(100 / 3)
+    ('25', '33.3')
+    """
+    return f"{items:.0f}" if math.isclose(items, round(items), abs_tol=1e-6) else significant(items)
 
 
 ENTRY = MetricEntry(
