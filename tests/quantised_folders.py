@@ -18,11 +18,11 @@ GROUP = 32
 _AWQ_ORDER = [0, 2, 4, 6, 1, 3, 5, 7]
 
 
-def plain_model():
+def plain_model(family="llama"):
     from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(1)
-    return AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **BASE)).eval()
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **BASE)).eval()
 
 
 def rounded(weight_OI, dtype=torch.float32):
@@ -86,7 +86,7 @@ def awq(folder):
     return by_hand(folder, awq_layer, {"quant_method": "awq", "zero_point": True, "version": "gemm"})
 
 
-def compressed_tensors(folder):
+def compressed_tensors(folder, family="llama"):
     """Let the library pack groups of four bits."""
     from compressed_tensors.compressors import ModelCompressor
     from compressed_tensors.quantization import (
@@ -96,7 +96,7 @@ def compressed_tensors(folder):
         apply_quantization_config,
     )
 
-    model = plain_model()
+    model = plain_model(family)
     weights = QuantizationArgs(num_bits=4, strategy="group", group_size=GROUP)
     scheme = QuantizationScheme(targets=["Linear"], weights=weights)
     config = QuantizationConfig(config_groups={"group_0": scheme}, ignore=["lm_head"], quantization_status="frozen")
@@ -110,7 +110,7 @@ def compressed_tensors(folder):
     compressor.compress_model(model)
     model.save_pretrained(folder)
     compressor.update_config(folder)
-    return {**plain_model().state_dict(), **dense}
+    return {**plain_model(family).state_dict(), **dense}
 
 
 def bitsandbytes(folder, bits):

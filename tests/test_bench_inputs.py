@@ -41,6 +41,12 @@ def test_what_cannot_be_judged_on_is_refused_with_file_and_key(word, says, tmp_p
     assert "\n" not in str(caught.value)
 
 
+def test_what_the_recipes_of_the_package_judge_on_is_there():
+    for name in ("inference/domains", "architecture/quality"):
+        recipe = load_recipe(name)
+        check_inputs(expand(recipe, "cpu").trials, recipe.file)
+
+
 def test_what_is_asked_is_read_as_far_as_it_is_asked_and_once(tmp_path):
     path = tmp_path / "late.jsonl"
     path.write_text('{"question": "1 + 1 =", "answer": 2}\n' * 5 + "[]\n")

@@ -102,6 +102,14 @@ def test_compressed_tensors_are_small_on_disk_and_counted_as_dense_where_they_ar
         assert facts.parameters_total == dense_bytes / 4
 
 
+def test_the_parameters_of_another_architecture_are_those_of_its_plain_model(tmp_path):
+    quantised_folders.compressed_tensors(tmp_path, "olmo")
+    plain = quantised_folders.plain_model("olmo")
+    facts = serve("transformers", tmp_path, "float32").facts()
+    assert facts.parameters_total == plain.num_parameters()
+    assert facts.weight_bytes >= 4 * plain.num_parameters()
+
+
 def test_what_a_layer_keeps_beside_its_weights_is_counted_without_a_state_dict():
     class Scales:
         def __init__(self):

@@ -152,8 +152,8 @@ def window_names(choices: Sequence[Choice]) -> list[str]:
 
     >>> window_names([Choice(name="./sets/My-Quiz.jsonl"), Choice(name="recall"), Choice(name="recall")])
     ['task_my_quiz', 'task_recall', 'task_recall_2']
-    >>> window_names([Choice(name="recall", options={"shots": 2}), Choice(name="continuation", options={"corpus": "pydoc"})])
-    ['task_recall_2_shot', 'task_continuation_pydoc']
+    >>> window_names([Choice(name="recall", options={"shots": 2}), Choice(name="goes_on", options={"corpus": "pydoc"})])
+    ['task_recall_2_shot', 'task_goes_on_pydoc']
     """
     names: list[str] = []
     for choice in choices:
