@@ -83,7 +83,8 @@ class InferenceSettings(ModelSettings, frozen=True, kw_only=True, tag_field="wor
         precision: number format of the weights of all dense layers of the blocks; null: `dtype`.
         cache: number format of what is cached; null: that of the activations.
         prefill: windows that time the prompt alone (TTFT).
-        decode: windows that time one further token a sequence (TPOT), with `tokens` already in the cache.
+        decode: windows that time one further token a sequence (TPOT), with `tokens` already in the cache; they go up to
+            64 tokens beyond, which the model's context must hold as well.
         generate: windows that time whole requests, from the prompt's tokens to the last token of the answer.
         grid: the same three in one line each, in their place; records hold the points that it stands for.
         domains: name -> a further corpus, whose held-out text is scored too, each in a window of its own.
