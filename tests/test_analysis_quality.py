@@ -16,6 +16,7 @@ from efficientllm.records.settings import InferenceSettings
 from efficientllm.records.window import Window
 from efficientllm.report.html import page
 from efficientllm.report.markdown import markdown
+from efficientllm.report.marks import evidence_text
 from efficientllm.stats.items import paired_items
 
 ROWS = 64
@@ -88,6 +89,9 @@ def test_a_small_loss_is_seen_by_pairing_rows_that_differ_widely():
     worse, same = cell(bits, "int4", "bits_per_byte.quality"), cell(bits, "int4", "bits_per_byte.code")
     assert worse.verdict == "worse" and worse.ratio_low < 1.02 < worse.ratio_high < 1.03
     assert same.verdict == "equivalent" and same.ratio == 1.0
+    base = cell(bits, "bf16", "bits_per_byte.quality")
+    assert evidence_text(worse) == "Δ +2.0 ±0.2 %"
+    assert evidence_text(base).startswith("±")  # of the baseline itself there is the spread over repeats
     assert "stdlib" in bits.conditions["smallest drop that the items tell"]
 
 
@@ -113,7 +117,7 @@ def test_tasks_have_accuracy_and_flips_and_chance_is_a_floor():
         replace(one, windows=(*one.windows[:2], task_of([n % 4 == 0 for n in range(80)], [0] * 80))) for one in study()
     ]
     why = cell(sections(guess)[0]["Accuracy"], "int4", "accuracy.quiz")
-    assert why.value is None and why.absent == "at_floor: 20.0 of 80 are right; chance has 20.0"
+    assert why.value is None and why.absent == "at_floor: 20 of 80 are right; chance has 20"
 
 
 def test_a_text_below_token_frequencies_has_no_verdict():

@@ -136,7 +136,7 @@ def test_what_is_no_known_model_is_one_line(engine, copied):
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_quantised_checkpoint_says_what_it_takes(engine, copied):
     told = {
-        "gptq": ("quantised .gptq.", "quantised .gptq., for which the package gptqmodel is missing"),
+        "gptq": ("quantised .gptq.", "quantised .gptq., for which gptqmodel"),
         "gpqt": ("quantised .gpqt.", "unknown quantisation scheme 'gpqt' .* Did you mean 'gptq'"),
         "": ("does not say how", "unknown quantisation scheme ''"),
     }

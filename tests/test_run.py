@@ -337,6 +337,14 @@ def Peeks(shape):
         (["run", "quickstart", "corpus=./nowhere.txt"], "nowhere.txt"),
         (["run", "quickstart", "corpus=./empty"], "empty"),
         (["run", "quickstart", "corpus=./picture.txt"], "picture.txt"),
+        (
+            ["run", "quickstart", "precision.questions=[./no.jsonl]", "--dry-run"],
+            "quickstart.yaml: stages.precision.questions[0]: q",
+        ),
+        (
+            ["run", "quickstart", "precision.questions=[./no.jsonl]", "--fresh"],
+            "quickstart.yaml: stages.precision.questions[0]: q",
+        ),
         (["run", "quickstart", "shape={num_heads: 3}"], "3"),
         (["run", "quickstart", "shape={num_hats: 3}"], "num_heads"),
         (["run", "quickstart", "size=tinny"], "Did you mean 'tiny'?"),

@@ -9,6 +9,7 @@ from efficientllm.adapters._tree import adaptable
 from efficientllm.bench.job import JobFile
 from efficientllm.bench.worker import run_job
 from efficientllm.data.prepare import prepare
+from efficientllm.data.questions_reader import asked_of, open_questions
 from efficientllm.devices.choose import open_device
 from efficientllm.engines._logits import continuation_nats, logits_of, row_nats
 from efficientllm.engines.native import NativeEngine, open_native
@@ -24,6 +25,7 @@ from efficientllm.records.protocol import PROTOCOLS
 from efficientllm.records.settings import Grid, InferenceSettings
 from efficientllm.records.trial import make_trial
 from efficientllm.workloads import inference
+from efficientllm.workloads.questions import Examiner
 from efficientllm.workloads.teller import DecoderTeller, EngineTeller, reference_choice
 from efficientllm.workloads.texts import Gap, TextJudge, divergence
 
@@ -278,6 +280,56 @@ def test_the_right_choice_is_found_by_likelihood_and_the_right_words_by_greedy_d
     _, found = run(settings_of(text, questions=sets), tmp_path, tmp_path)
     shares = [found[f"task_{name}"]["figures"]["accuracy_ratio"] for name in ("right", "wrong", "said")]
     assert shares == [1.0, 0.0, 1.0]
+
+
+def examined(text, template, tokenizer, folder=None, **shots):
+    settings = settings_of(text, question_template=template)
+    examiner = Examiner(None, tokenizer, folder, settings, None)
+    choice = Choice(name=str(text / "quiz.jsonl"), options=shots)
+    return examiner._prompts(asked_of(open_questions(choice), choice, 3))
+
+
+def test_examples_stand_with_their_answers_before_each_question(text):
+    tokenizer = prepare(settings_of(text), text / "cache").tokenizer
+    shown = examined(text, "none", tokenizer, shots=2)
+    lines = ["line 0 of many\n\nline 1 of many\n\n" + f"line {n} of" for n in (2, 3, 4)]
+    assert [tokenizer.decode(ids) for ids in shown] == lines
+    assert [tokenizer.decode(ids) for ids in examined(text, "none", tokenizer)] == [
+        "line 0 of",
+        "line 1 of",
+        "line 2 of",
+    ]
+    end, encode = tokenizer.end_of_text, tokenizer.encode_batch
+    first, answer, asked = encode(["line 0 of\n\n", "many", "line 1 of\n\n"])
+    assert examined(text, "plain", tokenizer, shots=1)[0] == [*first, *answer, end, *asked]
+
+
+def test_a_chat_template_shows_examples_as_turns_and_never_the_answer(text, tmp_path):
+    source = (
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>\n{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": source}))
+    tokenizer = prepare(settings_of(text), text / "cache").tokenizer
+    alone = examined(text, "model", tokenizer, tmp_path)
+    assert tokenizer.decode(alone[0]) == "<user>line 0 of</s>\n<assistant>"
+    shown = tokenizer.decode(examined(text, "model", tokenizer, tmp_path, shots=1)[0])
+    assert shown == "<user>line 0 of</s>\n<assistant>many</s>\n<user>line 1 of</s>\n<assistant>"
+
+
+def test_with_examples_a_set_has_a_window_of_its_own_and_only_the_others_are_scored(text, tmp_path):
+    quiz, said = text / "quiz.jsonl", text / "said.jsonl"
+    sets = tuple(Choice(name=str(path), options={"shots": 2}) for path in (quiz, said))
+    end, found = run(settings_of(text, questions=(*sets, Choice(name=str(quiz))), asked=12), text, tmp_path)
+    assert end.outcome == "ok", end.reason
+    assert found["task_quiz_2_shot"]["figures"]["asked_items"] == 12
+    assert found["task_quiz_2_shot"]["figures"]["shots"] == 2
+    assert (
+        found["task_said_2_shot"]["figures"]["asked_items"]
+        == 4
+        == len(found["task_said_2_shot"]["series"]["item_right"])
+    )
+    assert "shots" not in found["task_quiz"]["figures"]
 
 
 def test_a_harness_that_is_not_installed_is_named_with_its_extra(text, tmp_path, monkeypatch):

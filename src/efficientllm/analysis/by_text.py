@@ -99,7 +99,12 @@ def _cells(group: Group, entry: MetricEntry, series: str, seen: Rows) -> dict[st
     for row, verdict in judged(compared, entry.margin).items():
         found = verdict.comparison
         cells[row] = replace(
-            cells[row], verdict=verdict.word, ratio=found.ratio, ratio_low=found.low, ratio_high=found.high
+            cells[row],
+            verdict=verdict.word,
+            ratio=found.ratio,
+            ratio_low=found.low,
+            ratio_high=found.high,
+            by_item=found.low is not None and found.high is not None,
         )
     return cells
 

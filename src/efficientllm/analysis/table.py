@@ -38,6 +38,8 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
         verdict: against the baseline: `better`, `worse`, `equivalent`, `unresolved`, or empty (the baseline itself,
             or nothing to compare).
         ratio, ratio_low, ratio_high: value over the baseline's, paired by round, with its interval where there is one.
+        by_item: whether that ratio pairs items (rows of text, questions) and not rounds: it is then what tells how sure
+            a difference is, far better than the spread over repeats.
         text: what is written in the figure's place, where words say more than it.
         rank: 1 + number of rows significantly better, or None; `tied`: another row has the same rank.
     """
@@ -52,6 +54,7 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     ratio: float | None = None
     ratio_low: float | None = None
     ratio_high: float | None = None
+    by_item: bool = False
     text: str = ""
     rank: int | None = None
     tied: bool = False

@@ -13,6 +13,7 @@ from efficientllm.bench.digest import code_digest
 from efficientllm.bench.distinct import distinct_models, read_text
 from efficientllm.bench.folders import artifact_folder, checkpoint_folder, forget_checkpoints
 from efficientllm.bench.forecast import Outlook, not_tried
+from efficientllm.bench.inputs import check_inputs
 from efficientllm.bench.job import JobFile
 from efficientllm.bench.judging import judged
 from efficientllm.bench.lock import study_lock
@@ -83,6 +84,7 @@ class StudyRun:
             KeyboardInterrupt: Ctrl-C; the present trial is stored as interrupted.
         """
         self.study.check_writable()
+        self.check_inputs()
         with study_lock(self.study.path), self._workers:
             more = True
             while more:
@@ -115,6 +117,10 @@ class StudyRun:
         """Return the trials that are not stored for this environment yet."""
         self._find_environments()
         return [trial for trial in self.plan.trials if self._stored(trial) is None]
+
+    def check_inputs(self) -> None:
+        """Refuse texts and questions that cannot judge what is not stored yet: a RecipeError with file and key."""
+        check_inputs(self.missing(), self.recipe.file if self.recipe is not None else "recipe")
 
     def unsupported(self) -> dict[str, str]:
         """Return trial -> reason, in the plan's order, for the trials that nothing can run.

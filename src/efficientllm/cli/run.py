@@ -54,6 +54,7 @@ def run(
     loaded = load_recipe(recipe, overrides)
     with JsonWatcher() if as_json else RichWatcher() as watcher, _nodes(num_nodes, rendezvous, watcher) as nodes:
         study_run = open_run(loaded, results, watcher, external, nodes=nodes, try_anyway=try_anyway)
+        study_run.check_inputs()
         if dry_run:
             print_plan(loaded, study_run, as_json)
             return

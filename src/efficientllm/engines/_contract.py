@@ -48,7 +48,7 @@ class Engine(Protocol):
         """Start a batch of empty sequences with room for so many tokens each; the batch before is given up.
 
         Raises:
-            Unsupported: the model's positions do not reach so far.
+            Unsupported: the model's positions do not reach so far, or its checkpoint was not made for so many tokens.
         """
         ...
 

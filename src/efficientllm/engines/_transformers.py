@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from efficientllm.engines import _transformers_facts as counts
+from efficientllm.engines._context import refuse_beyond
 from efficientllm.engines._contract import Prompts
 from efficientllm.engines._greedy import left_padded, rows_of
 from efficientllm.engines._transformers_cache import Kept, keep, take_back
 from efficientllm.engines._transformers_load import Loaded
-from efficientllm.errors import Unsupported
 from efficientllm.records.measurement import ModelFacts
 from efficientllm.records.settings import InferenceSettings
 from efficientllm.records.window import Work
@@ -55,10 +55,7 @@ class TransformersEngine:
 
     def begin(self, batch: int, max_tokens: int) -> None:
         """Start a batch of empty sequences with room for so many tokens each; the batch before is given up."""
-        config = self._model.config.get_text_config()
-        most = getattr(config, "max_position_embeddings", None) or max_tokens
-        if max_tokens > most and not getattr(config, "rope_parameters", None):
-            raise Unsupported(f"{max_tokens} tokens exceed the {most} positions of this {config.model_type} model")
+        self._check_context(max_tokens)
         self._give_up_batch()
         self._batch, self._max_tokens = batch, max_tokens
         self._cache = self._new_cache(max_tokens)
@@ -100,6 +97,7 @@ class TransformersEngine:
     @torch.no_grad()
     def score(self, tokens_BT: Tensor) -> tuple[float, int]:
         """Return the summed loss in nats of every token after the first of its row, and how many those are."""
+        self._check_context(tokens_BT.shape[1] - 1)
         most = _SCORED_TOKENS["cuda" if self._device.type == "cuda" else "cpu"]
         nats, count = torch.zeros((), dtype=torch.float64, device=self._device), 0
         for part_BT in tokens_BT.split(max(1, most // tokens_BT.shape[1])):
@@ -140,6 +138,9 @@ class TransformersEngine:
         self._loaded = Loaded(None, self._loaded.outline, self._loaded.disk_bytes)
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
+
+    def _check_context(self, tokens: int) -> None:
+        refuse_beyond(self._loaded.context_tokens, tokens, f"this {self._model.config.model_type} model")
 
     def _new_cache(self, max_tokens: int) -> Any:
         raise NotImplementedError

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from efficientllm.engines._transformers_load import Loaded
+from efficientllm.engines._transformers_quantised import held_tensors
 from efficientllm.models import costs
 from efficientllm.models.linear import stored_bytes
 from efficientllm.records.measurement import ModelFacts
@@ -18,8 +19,8 @@ from efficientllm.records.window import Work
 
 
 def held_bytes(model: Any) -> int:
-    """Return the bytes of all that a model saves, as it is held, shared ones once."""
-    held = {tensor.data_ptr(): tensor.nbytes for tensor in model.state_dict().values() if hasattr(tensor, "data_ptr")}
+    """Return the bytes of a model's weights, as they are held, shared ones once."""
+    held = {tensor.data_ptr(): tensor.nbytes for tensor in held_tensors(model)}
     return sum(held.values())
 
 
@@ -27,14 +28,14 @@ def facts(loaded: Loaded, sequence_tokens: int, implementations: dict[str, str])
     """Return the model's counts; `sequence_tokens` is the length of a training row."""
     outline = loaded.outline
     if outline is None:
-        counted = _counted(loaded.model)
+        counted = _counted(loaded.model if loaded.unpacked is None else loaded.unpacked)
     else:
         counted = costs.facts(outline, outline.dtype.itemsize, sequence_tokens)
     return msgspec.structs.replace(
         counted,
         weight_bytes=held_bytes(loaded.model),
         disk_bytes=loaded.disk_bytes,
-        implementations=implementations,
+        implementations={**implementations, **({"weights": loaded.weights} if loaded.weights else {})},
     )
 
 

@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+from efficientllm.engines import _transformers_quantised as quantised
+from efficientllm.engines._context import context_tokens
 from efficientllm.errors import Unsupported, UserError, did_you_mean
 from efficientllm.models import checkpoint
 from efficientllm.models.assemble import assemble
@@ -31,16 +33,6 @@ from efficientllm.records.settings import InferenceSettings
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-#: Scheme of a checkpoint -> the module that transformers needs for it, and the package that holds that.
-_LIBRARIES = {
-    "gptq": ("gptqmodel", "gptqmodel"),
-    "awq": ("gptqmodel", "gptqmodel"),
-    "compressed-tensors": ("compressed_tensors", "compressed-tensors"),
-    "bitsandbytes": ("bitsandbytes", "bitsandbytes"),
-    "torchao": ("torchao", "torchao"),
-    "hqq": ("hqq", "hqq"),
-}
-
 
 @dataclass(frozen=True)
 class Loaded:
@@ -51,11 +43,18 @@ class Loaded:
         outline: our decoder of the same shape on the device `meta`, by which costs are counted; None where it is of a
             family that ours is not.
         disk_bytes: of its weight files, 0 for random weights.
+        context_tokens: the longest text that the folder's config says it is made for, 0 where it says none.
+        weights: how the weights of a folder that is quantised already are held; empty for plain ones.
+        unpacked: the same model with plain weights on the device `meta`, whose numbers can be counted; None where
+            `model` itself is such, or `outline` says it.
     """
 
     model: Any
     outline: Decoder | None
     disk_bytes: int
+    context_tokens: int = 0
+    weights: str = ""
+    unpacked: Any = None
 
 
 def load_library() -> None:
@@ -75,6 +74,7 @@ def load_model(
             that transformers runs without a cache.
     """
     refuse_unknown_options("engine", settings.engine, _options(engine))
+    _check_compile(engine, settings)
     dtype, where = _dtype(engine, settings), torch.device(device)
     if where.type not in ("cpu", "cuda"):
         raise Unsupported(f"engine {engine} runs on cpu and cuda, not on {where.type}")
@@ -94,14 +94,31 @@ def load_model(
             f"{folder}: config.json names code of its own, which would have to run. "
             "Read it, then set the engine's option remote_code: true."
         )
-    _check_scheme(folder, config)
-    model = _from_folder(engine, folder, dtype, where, remote_code)
+    scheme = quantised.scheme_of(config)
+    quantised.check_scheme(folder, scheme)
+    model = _from_folder(engine, folder, dtype, where, remote_code, quantised.arguments(engine, scheme))
     outline = checkpoint.outline(folder, dtype=dtype) if config.get("model_type") in ARCHITECTURES else None
-    return Loaded(model, outline, checkpoint.weight_file_bytes(folder))
+    weights, unpacked = "", None
+    if scheme is not None:
+        quantised.check_dtype(folder, model, dtype)
+        quantised.settle(model)
+        weights = quantised.told(scheme, config, model)
+        unpacked = _unpacked(model, remote_code) if outline is None else None
+    length = context_tokens(model.config.get_text_config().to_dict())
+    return Loaded(model, outline, checkpoint.weight_file_bytes(folder), length, weights, unpacked)
 
 
 def _options(engine: str) -> list[str]:
     return ["remote_code", *(["compiled"] if engine == "transformers_static" else [])]
+
+
+def _check_compile(engine: str, settings: InferenceSettings) -> None:
+    if settings.compile and engine != "transformers_static":
+        raise Unsupported(
+            f"compile: true: engine {engine} runs eager. Engine transformers_static has a compiled decode"
+        )
+    if settings.compile and not settings.engine.options.get("compiled", True):
+        raise UserError("compile: true and the engine's option compiled: false contradict each other. Drop one.")
 
 
 def _dtype(engine: str, settings: InferenceSettings) -> torch.dtype:
@@ -154,34 +171,25 @@ def _random(
     return Loaded(model.to(where), outline, 0)
 
 
+def _unpacked(model: Any, remote_code: bool) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(model.config, trust_remote_code=remote_code)
+
+
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _check_scheme(folder: Path, config: dict[str, Any]) -> None:
-    """Refuse a scheme that the library does not know, which it would pass over, or whose own library is not here."""
-    said = config.get("quantization_config")
-    if not said:
-        return
-    scheme = str(said.get("quant_method", "") if isinstance(said, dict) else said)
-    if not scheme and isinstance(said, dict) and (said.get("load_in_4bit") or said.get("load_in_8bit")):
-        scheme = "bitsandbytes"
-    module, package = _LIBRARIES.get(scheme, ("", ""))
-    if module and importlib.util.find_spec(module) is None:
-        raise Unsupported(f"{folder}: its weights are quantised ({scheme}), for which the package {package} is missing")
-    from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING as KNOWN
-
-    if not module and scheme not in KNOWN:
-        raise Unsupported(
-            f"{folder}: unknown quantisation scheme {scheme!r} in config.json. {did_you_mean(scheme, KNOWN)}"
-            f"transformers knows: {', '.join(sorted(map(str, KNOWN)))}"
-        )
-
-
-def _from_folder(engine: str, folder: Path, dtype: torch.dtype, where: torch.device, remote_code: bool) -> Any:
+def _from_folder(
+    engine: str, folder: Path, dtype: torch.dtype, where: torch.device, remote_code: bool, more: dict[str, Any]
+) -> Any:
     from transformers import AutoModelForCausalLM
 
-    placed = {"device_map": str(where)} if where.type == "cuda" and importlib.util.find_spec("accelerate") else {}
+    placed: dict[str, Any] = (
+        {"device_map": str(where)} if where.type == "cuda" and importlib.util.find_spec("accelerate") else {}
+    )
     try:
         with _quiet():
             model, found = AutoModelForCausalLM.from_pretrained(
@@ -193,6 +201,7 @@ def _from_folder(engine: str, folder: Path, dtype: torch.dtype, where: torch.dev
                 ignore_mismatched_sizes=True,  # they are refused below, by name
                 output_loading_info=True,
                 **placed,
+                **more,
             )
     except ImportError as error:
         raise Unsupported(f"engine {engine}: {folder}: a package is missing: {_first_line(error)}") from error

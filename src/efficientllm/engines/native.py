@@ -14,6 +14,7 @@ from torch import Tensor
 
 from efficientllm.engines._capture import CapturedStep
 from efficientllm.engines._compiling import compile_each_window
+from efficientllm.engines._context import context_tokens, refuse_beyond
 from efficientllm.engines._contract import EngineEntry, Prompts
 from efficientllm.engines._exact import exact_logits
 from efficientllm.engines._greedy import greedy
@@ -25,6 +26,8 @@ from efficientllm.models.build import build_decoder
 from efficientllm.models.decoder import Decoder
 from efficientllm.models.decoder_state import DecoderState
 from efficientllm.models.linear import stored_bytes
+from efficientllm.models.position.rope import RotaryPosition
+from efficientllm.models.weight_files import read_config
 from efficientllm.precision.cache.choose import load_coder
 from efficientllm.records.card import Card
 from efficientllm.records.measurement import ModelFacts
@@ -41,10 +44,10 @@ _ROOM_STEP = 256
 class NativeEngine:
     """Serves a `Decoder`."""
 
-    def __init__(self, decoder: Decoder, settings: InferenceSettings, disk_bytes: int) -> None:
+    def __init__(self, decoder: Decoder, settings: InferenceSettings, disk_bytes: int, context_tokens: int = 0) -> None:
         self._decoder = decoder.eval().requires_grad_(False)
         self._decoder.code_cache(load_coder(settings.cache))
-        self._settings, self._disk_bytes = settings, disk_bytes
+        self._settings, self._disk_bytes, self._context = settings, disk_bytes, context_tokens
         self._on_cuda = decoder.device.type == "cuda"
         if settings.compile:
             # Layer by layer: all have the same code, so that one compilation serves them all, in seconds.
@@ -74,6 +77,7 @@ class NativeEngine:
     def begin(self, batch: int, max_tokens: int) -> None:
         """Start a batch of empty sequences with room for so many tokens each; the batch before is given up."""
         self._decoder.position.check_length(max_tokens)
+        self._check_context(max_tokens)
         self._state = self._captured = None  # first give up the old, so that both are never held at once
         room = -(-max_tokens // _ROOM_STEP) * _ROOM_STEP if self._on_cuda else max_tokens
         self._state = self._decoder.allocate(batch, room)
@@ -121,6 +125,7 @@ class NativeEngine:
     @torch.inference_mode()
     def score(self, tokens_BT: Tensor) -> tuple[float, int]:
         """Return the summed loss in nats of every token after the first of its row, and how many those are."""
+        self._check_context(tokens_BT.shape[1] - 1)
         rows = max(1, _CHUNK_TOKENS["cuda" if self._on_cuda else "cpu"] // tokens_BT.shape[1])
         nats, count = 0.0, 0
         for part_BT in tokens_BT.split(rows):
@@ -133,6 +138,7 @@ class NativeEngine:
     @torch.inference_mode()
     def logits(self, tokens_BT: Tensor) -> Iterator[Tensor]:
         """Yield the logits after each token, in pieces of consecutive positions, BtV in float32."""
+        self._check_context(tokens_BT.shape[1])
         rows = max(1, _CHUNK_TOKENS["cuda" if self._on_cuda else "cpu"] // tokens_BT.shape[1])
         parts_BTD = []
         for part_BT in tokens_BT.split(rows):
@@ -172,6 +178,11 @@ class NativeEngine:
         self._decoder.to("meta")
         if self._on_cuda:
             torch.cuda.empty_cache()
+
+    def _check_context(self, tokens: int) -> None:
+        """Refuse what a checkpoint with rope was not made for; other positions have an end of their own, or none."""
+        if isinstance(self._decoder.position, RotaryPosition):
+            refuse_beyond(self._context, tokens, "this checkpoint")
 
     def _one_token(self, tokens_B: Tensor, state: DecoderState) -> Tensor:
         hidden_BTD = self._decoder.run(tokens_B[:, None], state=state)
@@ -225,24 +236,23 @@ def open_native(
     dtype, after_block = weight_format(settings, where)
     # Packed layer by layer on the device, and until then on the host, whose memory is taken as it is filled.
     first = where if after_block is None else torch.device("cpu")
+    disk_bytes = context = 0
     if folder is not None:
         decoder, disk_bytes = checkpoint.load(folder, first, dtype, after_block), checkpoint.weight_file_bytes(folder)
+        context = context_tokens(read_config(folder))
     else:
-        decoder, disk_bytes = (
-            build_decoder(
-                settings,
-                vocab_tokens=vocab_tokens,
-                seed=seed,
-                device=first,
-                dtype=dtype,
-                draws_on=where,
-                after_block=after_block,
-            ),
-            0,
+        decoder = build_decoder(
+            settings,
+            vocab_tokens=vocab_tokens,
+            seed=seed,
+            device=first,
+            dtype=dtype,
+            draws_on=where,
+            after_block=after_block,
         )
     decoder = decoder.to(where)
     calibrate(decoder, settings, calibration_BT)
-    return NativeEngine(decoder, settings, disk_bytes)
+    return NativeEngine(decoder, settings, disk_bytes, context)
 
 
 ENTRY = EngineEntry(

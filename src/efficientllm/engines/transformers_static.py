@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._dynamo.exc import Unsupported as DynamoUnsupported
 
 from efficientllm.engines._capture import CapturedStep
 from efficientllm.engines._compiling import compile_each_window
@@ -68,6 +69,16 @@ class StaticEngine(TransformersEngine):
         return logits_BV
 
     def _step(self, tokens_B: Tensor) -> Tensor:
+        try:
+            return self._fixed_step(tokens_B)
+        except DynamoUnsupported as error:
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise Unsupported(
+                f"the decode step of this {self._model.config.model_type} model cannot be compiled: {first}. "
+                "Engine transformers serves it eager, as does the engine's option compiled: false"
+            ) from error
+
+    def _fixed_step(self, tokens_B: Tensor) -> Tensor:
         if self._pads_B is not None or self._length == 0:  # the first tokens make the cache's tensors
             return super()._step(tokens_B)
         if self._device.type != "cuda" or self._slides:

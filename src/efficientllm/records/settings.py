@@ -85,13 +85,15 @@ class InferenceSettings(ModelSettings, frozen=True, kw_only=True, tag_field="wor
         arithmetic: windows that time nothing: logits are held to float32 arithmetic on the same weights, as they are
             once they have been rounded to their format. A trial whose logits are not those is invalid.
         prefill: windows that time the prompt alone (TTFT).
-        decode: windows that time one further token a sequence (TPOT), with `tokens` already in the cache.
+        decode: windows that time one further token a sequence (TPOT), with `tokens` already in the cache; they go up to
+            64 tokens beyond, which the model's context must hold as well.
         generate: windows that time whole requests, from the prompt's tokens to the last token of the answer.
         grid: the same four in one line each, in their place; records hold the points that it stands for.
         domains: name -> a further corpus, whose held-out text is scored too, each in a window of its own.
         against: number format of the weights whose next-token distributions this trial's are compared with; null: that
             of the recipe's baseline where it names one, else `dtype`.
-        questions: sets of questions that the model answers, each in a window of its own.
+        questions: sets of questions that the model answers, each in a window of its own; the option `shots` of a set
+            puts so many of its first ones, with their answers, before each of the others.
         asked: most questions of each set.
         question_template: how a question becomes a prompt: as it stands (`none`), or as in fine-tuning, with an empty
             line after it (`plain`) or by the chat template of the model's folder (`model`).

@@ -19,6 +19,7 @@ _SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 LEGEND = (
     "▲ better, ▼ worse, ≈ equivalent, ? cannot tell: against the baseline, paired by round, Holm-corrected, 95 %",
     "± half width of the 95 % interval over repeats; #1 rank, =1 shared with a row that cannot be told from it",
+    "Δ change from the baseline, paired row by row of a text or question by question, with its 95 % interval",
     "under a name: parameters, share of the hardware's limit attained; ◆ beaten by none on memory, latency and quality",
 )
 
@@ -100,15 +101,30 @@ def half_width(cell: Cell) -> float | None:
 def evidence_text(cell: Cell) -> str:
     """Write how sure a figure is: its interval, else the number of its repeats, or that all gave the same.
 
+    Where items are paired, that is the change from the baseline with its interval.
+
     >>> evidence_text(Cell(value=1.0, low=0.98, high=1.02)), evidence_text(Cell(value=1.0, values={0: 1.0}))
     ('±2.0 %', 'n=1')
     """
+    if cell.by_item and cell.ratio is not None and cell.ratio_low is not None and cell.ratio_high is not None:
+        return change_text(cell.ratio, cell.ratio_low, cell.ratio_high)
     width = half_width(cell)
     if width is not None:
         return f"±{100 * width:.{0 if width >= 0.0995 else 1}f} %" if width >= 0.0005 else "<±0.1 %"
     if cell.value is None:
         return ""
     return "exact" if len(set(cell.values.values())) == 1 and len(cell.values) > 1 else f"n={len(cell.values)}"
+
+
+def change_text(ratio: float, low: float, high: float) -> str:
+    """Write a change from the baseline with the half width of its interval, as many digits as that has.
+
+    >>> change_text(1.0012, 1.0008, 1.0016), change_text(0.95, 0.9, 1.0), change_text(1.0, 1.0, 1.0)
+    ('Δ +0.12 ±0.04 %', 'Δ -5 ±5 %', 'Δ +0.0000 ±0.0000 %')
+    """
+    half = 100 * (high - low) / 2
+    digits = min(max(-math.floor(math.log10(half)), 0), 4) if half > 0 else 4
+    return f"Δ {100 * (ratio - 1):+.{digits}f} ±{half:.{digits}f} %"
 
 
 def rank_text(cell: Cell) -> str:

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from efficientllm.data.chat import PlainTemplate, Template, template_of
-from efficientllm.data.instructions._contract import pair
-from efficientllm.data.questions._contract import HarnessTask, Question, Questions, first_questions, floor_of, sha256_of
-from efficientllm.data.questions_reader import open_questions
+from efficientllm.data.chat import PlainTemplate, Template, Turns, template_of
+from efficientllm.data.instructions._contract import Sample, pair
+from efficientllm.data.questions._contract import HarnessTask, Question, Questions, floor_of, sha256_of
+from efficientllm.data.questions_reader import Asked, asked_of, open_questions
 from efficientllm.data.tokenizer import Tokenizer
 from efficientllm.engines._contract import Engine
 from efficientllm.engines._logits import Continued, continuation_nats
@@ -62,14 +62,17 @@ class Examiner:
                     self._ask(opened, choice, window)
 
     def _ask(self, opened: Questions, choice: Choice, window: OpenWindow) -> None:
-        questions = first_questions(opened, self.settings.asked, f"questions {choice.label()}")
-        chosen = bool(questions[0].choices)
-        (self._choose if chosen else self._say)(questions, window)
-        tell_floor(questions, window)
-        self.recorder.figure(f"questions_{sha256_of(questions)[:12]}", len(questions))
+        asked = asked_of(opened, choice, self.settings.asked)
+        chosen = bool(asked.questions[0].choices)
+        (self._choose if chosen else self._say)(asked, window)
+        tell_floor(asked.questions, window)
+        if asked.examples:
+            window.figure("shots", len(asked.examples))
+        identity = sha256_of((*asked.examples, *asked.questions))
+        self.recorder.figure(f"questions_{identity[:12]}", len(asked.questions))
 
-    def _choose(self, questions: Sequence[Question], window: OpenWindow) -> None:
-        prompts = self._prompts(questions)
+    def _choose(self, asked: Asked, window: OpenWindow) -> None:
+        questions, prompts = asked.questions, self._prompts(asked)
         pairs = [(i, choice) for i, q in enumerate(questions) for choice in q.choices]
         after = " " if self.settings.question_template == "none" else ""
         texts = self.tokenizer.encode_batch([after + choice for _, choice in pairs])
@@ -88,8 +91,8 @@ class Examiner:
         raw = [pick == q.right for pick, q in zip(raw_picks, questions, strict=True)]
         window.figure("accuracy_by_sum_ratio", sum(raw) / len(raw))
 
-    def _say(self, questions: Sequence[Question], window: OpenWindow) -> None:
-        prompts = self._prompts(questions)
+    def _say(self, asked: Asked, window: OpenWindow) -> None:
+        questions, prompts = asked.questions, self._prompts(asked)
         longest = max(map(len, self.tokenizer.encode_batch([f" {q.answer}" for q in questions])))
 
         def progress(done: int, total: int) -> None:
@@ -113,15 +116,35 @@ class Examiner:
             self.recorder.progress(start + len(some), len(order), "choices")
         return nats
 
-    def _prompts(self, questions: Sequence[Question]) -> list[list[int]]:
-        """Return the tokens of each question; without a template they are its text as it stands."""
+    def _prompts(self, asked: Asked) -> list[list[int]]:
+        """Return the tokens of each question, its examples before it; without a template all is text as it stands."""
         chosen = self.settings.question_template
         if chosen == "none":
-            return self.tokenizer.encode_batch([q.prompt.rstrip() for q in questions])
+            shown = "".join(f"{q.prompt.rstrip()} {q.right_text()}\n\n" for q in asked.examples)
+            return self.tokenizer.encode_batch([shown + q.prompt.rstrip() for q in asked.questions])
         template: Template = PlainTemplate() if chosen == "plain" else template_of(self.folder, "model")
-        encode = self.tokenizer.encode_marked if template.marked else self.tokenizer.encode_batch
-        turns = [template.turns(pair(question.prompt, question.right_text()))[:-1] for question in questions]
-        return encode(["".join(text for text, _ in given) for given in turns])
+        before = [message for q in asked.examples for message in pair(q.prompt, q.right_text()).messages]
+        samples = [Sample(messages=(*before, *pair(q.prompt, q.right_text()).messages)) for q in asked.questions]
+        given = [given_of(template.turns(sample)) for sample in samples]
+        if template.marked:
+            return self.tokenizer.encode_marked(["".join(text for text, _ in turns) for turns in given])
+        return [self._ended(turns) for turns in given]
+
+    def _ended(self, turns: Turns) -> list[int]:
+        """Return the tokens of turns of no template: as in training, the end of text follows each response."""
+        end = [self.tokenizer.end_of_text]
+        encoded = self.tokenizer.encode_batch([text for text, _ in turns])
+        return [one for ids, (_, response) in zip(encoded, turns, strict=True) for one in (*ids, *(end * response))]
+
+
+def given_of(turns: Turns) -> Turns:
+    r"""Return what comes before the last response.
+
+    >>> given_of([("1 + 1 =", False), ("2", True), ("\n", False)])
+    [('1 + 1 =', False)]
+    """
+    last = max(place for place, (_, response) in enumerate(turns) if response)
+    return turns[:last]
 
 
 def window_names(choices: Sequence[Choice]) -> list[str]:
@@ -129,11 +152,16 @@ def window_names(choices: Sequence[Choice]) -> list[str]:
 
     >>> window_names([Choice(name="./sets/My-Quiz.jsonl"), Choice(name="recall"), Choice(name="recall")])
     ['task_my_quiz', 'task_recall', 'task_recall_2']
+    >>> window_names([Choice(name="recall", options={"shots": 2}), Choice(name="goes_on", options={"corpus": "pydoc"})])
+    ['task_recall_2_shot', 'task_goes_on_pydoc']
     """
     names: list[str] = []
     for choice in choices:
-        asked = str(choice.options.get("task", "")) or Path(choice.name).stem
+        of = Path(str(choice.options.get("corpus", ""))).stem
+        asked = str(choice.options.get("task", "")) or Path(choice.name).stem + (f"_{of}" if of else "")
         plain = "task_" + "".join(c if c.isalnum() else "_" for c in asked.lower())
+        shots = choice.options.get("shots", 0) if choice.name != "lm_eval" else 0
+        plain += f"_{shots}_shot" if shots else ""
         count = sum(name == plain or name.rpartition("_")[0] == plain for name in names)
         names.append(f"{plain}_{count + 1}" if count else plain)
     return names

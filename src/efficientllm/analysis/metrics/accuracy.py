@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 
@@ -43,9 +44,18 @@ def at_floor(cell: Cell, seen: Sequence[tuple[Measurement, Window]]) -> str:
     what, floor = max(floors.items(), key=lambda item: item[1])
     if clears(round(share * number), number, floor):
         return ""
-    right = significant(share * number) if share and len(cell.values) > 1 else f"{share * number:.0f}"
-    instead = f"; {what} has {significant(floor * number)}" if floor else ", which zero would explain too"
+    right = _number(share * number)
+    instead = f"; {what} has {_number(floor * number)}" if floor else ", which zero would explain too"
     return f"at_floor: {right} of {number} are right{instead}"
+
+
+def _number(items: float) -> str:
+    """Return a number of items; the mean over repeats, and what chance has, need not be whole.
+
+    >>> _number(25.0), _number(100 / 3)
+    ('25', '33.3')
+    """
+    return f"{items:.0f}" if math.isclose(items, round(items), abs_tol=1e-6) else significant(items)
 
 
 ENTRY = MetricEntry(
