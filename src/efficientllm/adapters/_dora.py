@@ -94,8 +94,8 @@ def _times(x_MO: Tensor, factor_O: Tensor) -> Tensor:
     """Return the product in x's type; the factor is float32.
 
     Eager, a plain product would first be written in float32. Compiled, that is fused anyway, and torch 2.11 loses a
-    result that is written into `out=` in a backward pass: the gradient is then whatever lay there. It also loses one that
-    is kept after a `to` which changes nothing: all gradients are then zero.
+    result that is written into `out=` in a backward pass: the gradient is then whatever lay there. It loses as well
+    what is kept after a `to` that changes nothing: all gradients are then zero.
     """
     if torch.compiler.is_compiling():
         product_MO = x_MO * factor_O
