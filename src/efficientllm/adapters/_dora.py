@@ -94,8 +94,10 @@ def _times(x_MO: Tensor, factor_O: Tensor) -> Tensor:
     """Return the product in x's type; the factor is float32.
 
     Eager, a plain product would first be written in float32. Compiled, that is fused anyway, and torch 2.11 loses a
-    result that is written into `out=` in a backward pass: the gradient is then whatever lay there.
+    result that is written into `out=` in a backward pass: the gradient is then whatever lay there. It loses as well
+    what is kept after a `to` that changes nothing: all gradients are then zero.
     """
     if torch.compiler.is_compiling():
-        return (x_MO * factor_O).to(x_MO.dtype)
+        product_MO = x_MO * factor_O
+        return product_MO if product_MO.dtype == x_MO.dtype else product_MO.to(x_MO.dtype)
     return torch.mul(x_MO, factor_O, out=torch.empty_like(x_MO))

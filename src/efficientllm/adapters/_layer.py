@@ -19,6 +19,7 @@ from efficientllm.adapters._low_rank import LowRank
 from efficientllm.models.forward_pass import ForwardPass
 from efficientllm.models.linear import Factors, Linear
 from efficientllm.precision._contract import PackedLinear
+from efficientllm.precision._low_rank_product import end_room
 from efficientllm.precision.pack import unpack
 
 
@@ -154,8 +155,19 @@ class AdaptedLinear(nn.Module):
                 self.base = Linear(self.in_features, self.out_features, writes_residual=residual)
             self.base.weight, self.base.bias = read.weight, read.bias
 
+    def make_room(self) -> None:
+        """Let the base lie where factors have room beside it, if its fast form gains by that."""
+        if isinstance(self.fast, LowRank):
+            self.fast.make_room(self.base)
+
+    def room_bytes(self) -> float:
+        """Return the bytes of that room."""
+        return self.fast.room_bytes(self.base) if isinstance(self.fast, LowRank) else 0.0
+
     def leave(self) -> None:
-        """Put the base back into the place that this layer has taken."""
+        """Put the base back into the place that this layer has taken, as it was."""
+        if not isinstance(self.base, PackedLinear):
+            end_room(self.base.weight)
         owner, attribute = self._place
         if owner is not None:
             setattr(owner, attribute, self.base)

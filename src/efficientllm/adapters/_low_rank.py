@@ -18,8 +18,8 @@ from torch.autograd.function import once_differentiable
 from efficientllm.models.forward_pass import ForwardPass
 from efficientllm.models.linear import Factors
 from efficientllm.models.part import compute_dtype
-from efficientllm.precision._add_product import add_product
 from efficientllm.precision._contract import PackedLinear
+from efficientllm.precision._low_rank_product import Room, low_rank_pull, low_rank_sum, make_room
 
 
 class LowRank:
@@ -48,6 +48,7 @@ class LowRank:
     ) -> None:
         self._down, self._up, self._dropouts = tuple(down), tuple(up), tuple(dropouts)
         self._scales, self._starts = tuple(scales), tuple(starts)
+        self._room: Room | None = None
 
     def __call__(self, x: Tensor, base: nn.Linear) -> Tensor:
         """Return base(x) and what the adapters add."""
@@ -64,7 +65,8 @@ class LowRank:
         if isinstance(base, PackedLinear):
             return base.corrected(x_MI.to(dtype), self.down().to(dtype), up)
         bias = None if base.bias is None else base.bias.to(dtype)
-        given = x_MI.to(dtype), base.weight.to(dtype), bias, self.down().to(dtype), up
+        spare = self._spare(base) if base.weight.dtype == dtype else ""
+        given = x_MI.to(dtype), base.weight.to(dtype), bias, self.down().to(dtype), up, spare
         total: Tensor = _Sum.apply(*given)  # type: ignore[no-untyped-call]
         return total
 
@@ -76,7 +78,8 @@ class LowRank:
         """Return base and adapters as factors, None where there is more to them."""
         if self._drops() or not self._plain(base):
             return None
-        return Factors(base.weight, self.down(), self.up(base.out_features), lambda out: self.finish(out, base))
+        up, spare = self.up(base.out_features), self._spare(base)
+        return Factors(base.weight, self.down(), up, lambda out: self.finish(out, base), spare)
 
     def has_factors(self, base: nn.Linear) -> bool:
         """Whether `factors` gives some in training."""
@@ -84,7 +87,7 @@ class LowRank:
 
     def added_bytes(self, base: nn.Linear, ahead: ForwardPass) -> float:
         """Return A x of all parts, and the two matrices that all As and all Bs are put into, in the products' type."""
-        rank = sum(layer.out_features for layer in self._down)
+        rank = self._rank
         return ahead.numbers(rank) + rank * (base.in_features + base.out_features) * ahead.dtype_bytes
 
     def made_bytes(self, base: nn.Linear, ahead: ForwardPass) -> float:
@@ -94,6 +97,15 @@ class LowRank:
     def uncounted(self, compiled: bool) -> str:
         """Return what the bytes above leave out."""
         return "what is dropped, and by which masks" if self._dropouts else ""
+
+    def make_room(self, base: nn.Linear) -> None:
+        """Move the base to where a factor has room beside it, if the products gain by that (`low_rank_sum`)."""
+        if not self._dropouts and not isinstance(base, PackedLinear) and self._room is None:
+            self._room = make_room(base.weight, self._rank)
+
+    def room_bytes(self, base: nn.Linear) -> float:
+        """Return what the room takes."""
+        return float(self._room.bytes_beside(base.weight)) if self._room is not None and self._spare(base) else 0.0
 
     def down(self) -> Tensor:
         """Return the As, `[sum of ranks, in_features]`."""
@@ -106,6 +118,15 @@ class LowRank:
             below = rows - start - layer.weight.shape[0]
             columns.append(F.pad(layer.weight * scale, (0, 0, start, below)))
         return torch.cat(columns, 1)
+
+    @property
+    def _rank(self) -> int:
+        """The sum of the parts' ranks."""
+        return sum(layer.out_features for layer in self._down)
+
+    def _spare(self, base: nn.Linear) -> str:
+        """Return which room the base has, empty if none."""
+        return "" if self._room is None or isinstance(base, PackedLinear) else self._room.spare(base.weight)
 
     def _inner(self, x_MI: Tensor) -> Tensor:
         """Return A x of all parts, `[tokens, sum of ranks]`."""
@@ -127,13 +148,12 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x_MI: Tensor, weight_OI: Tensor, bias_O: Tensor | None, down_RI: Tensor, up_OR: Tensor
+        ctx: Any, x_MI: Tensor, weight_OI: Tensor, bias_O: Tensor | None, down_RI: Tensor, up_OR: Tensor, spare: str
     ) -> Tensor:
         """Return the rows' sums."""
-        inner_MR = F.linear(x_MI, down_RI)
+        out_MO, inner_MR = low_rank_sum(x_MI, weight_OI, bias_O, down_RI, up_OR, spare)
         ctx.save_for_backward(x_MI, weight_OI, down_RI, up_OR, inner_MR)
-        out_MO = F.linear(x_MI, weight_OI, bias_O)
-        add_product(out_MO, inner_MR, up_OR.t())
+        ctx.spare = spare
         return out_MO
 
     @staticmethod
@@ -141,11 +161,11 @@ class _Sum(torch.autograd.Function):
     def backward(ctx: Any, pull_MO: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of all but W."""
         x_MI, weight_OI, down_RI, up_OR, inner_MR = ctx.saved_tensors
-        pull_MR = pull_MO @ up_OR
         grad_x = grad_bias = None
         if ctx.needs_input_grad[0]:
-            grad_x = pull_MO @ weight_OI
-            add_product(grad_x, pull_MR, down_RI)
+            grad_x, pull_MR = low_rank_pull(pull_MO, weight_OI, down_RI, up_OR, ctx.spare)
+        else:
+            pull_MR = pull_MO @ up_OR
         if ctx.needs_input_grad[2]:
             grad_bias = pull_MO.sum(0)
-        return grad_x, None, grad_bias, pull_MR.t() @ x_MI, pull_MO.t() @ inner_MR
+        return grad_x, None, grad_bias, pull_MR.t() @ x_MI, pull_MO.t() @ inner_MR, None

@@ -72,8 +72,9 @@ class PeftAttached(Attached):
         return self._rate_factor(name)
 
     def held_bytes(self) -> float:
-        """Return those of the start that was taken out of the base."""
-        return float(sum(value.nbytes for value in self._initial.values()))
+        """Return those of the start that was taken out of the base, and of the room beside its matrices."""
+        initial = sum(value.nbytes for value in self._initial.values())
+        return initial + sum(layer.room_bytes() for layer in self.layers)
 
     def save(self, folder: Path, base: str = "") -> None:
         """Write `adapter_config.json` and `adapter_model.safetensors`, which peft lays on the model as it was."""

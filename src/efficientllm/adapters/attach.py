@@ -41,8 +41,11 @@ def attach(decoder: Decoder, settings: FinetuneSettings, seed: int) -> Attached:
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         attached = entry.attach(decoder, **choice.options)
+    layers = [layer for layer in decoder.modules() if isinstance(layer, AdaptedLinear)]
     if settings.base_precision is not None:  # after the method: it may begin with a matrix that it changes (PiSSA)
-        bases = [(layer, "base") for layer in decoder.modules() if isinstance(layer, AdaptedLinear)]
-        if not pack_frozen(bases, settings.base_precision):
+        if not pack_frozen([(layer, "base") for layer in layers], settings.base_precision):
             raise Unsupported(f"{choice.name} leaves no frozen layer that {settings.base_precision.name} could pack")
+    elif settings.dtype == settings.weights_dtype:  # else products take a copy, which has no room
+        for layer in layers:
+            layer.make_room()
     return attached

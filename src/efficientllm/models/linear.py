@@ -49,12 +49,14 @@ class Factors(NamedTuple):
         down: `[rank, in_features]`.
         up: `[out_features, rank]`.
         finish: what is left to do with the sum.
+        spare: which room the weight has for a factor beside it (`precision/_low_rank_product.py`); empty: none.
     """
 
     weight: Tensor
     down: Tensor
     up: Tensor
     finish: Callable[[Tensor], Tensor]
+    spare: str = ""
 
 
 def factors_of(layer: nn.Module) -> Factors | None:

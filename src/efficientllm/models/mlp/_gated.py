@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from efficientllm.models.linear import Factors
 from efficientllm.models.part import compute_dtype
-from efficientllm.precision._add_product import add_product
+from efficientllm.precision._low_rank_product import low_rank_pull, low_rank_sum
 
 #: Gate and up of all rows, the matrix, ends of the experts' rows or None.
 _Kept = tuple[Tensor, Tensor, Tensor | None]
@@ -43,7 +43,8 @@ def gated_down(gate_up: Tensor, weight: Tensor, ends_E: Tensor | None = None) ->
 def gated_factors(gate_up: Tensor, layer: Factors) -> Tensor:
     """Return down(silu(gate) * up) of a frozen `down` with a correction of low rank, with gradients of all but it."""
     rows, dtype = gate_up.flatten(0, -2), compute_dtype(layer.weight)
-    given = (rows, layer.weight.to(dtype), layer.down.to(dtype), layer.up.to(dtype))
+    spare = layer.spare if layer.weight.dtype == dtype else ""
+    given = (rows, layer.weight.to(dtype), layer.down.to(dtype), layer.up.to(dtype), spare)
     out: Tensor = _GatedFactors.apply(*given)  # type: ignore[no-untyped-call]
     return layer.finish(out).view(*gate_up.shape[:-1], out.shape[-1])
 
@@ -73,25 +74,22 @@ class _Gated(torch.autograd.Function):
 
 class _GatedFactors(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, gate_up_MG: Tensor, weight_DF: Tensor, down_RF: Tensor, up_DR: Tensor) -> Tensor:
+    def forward(ctx: Any, gate_up_MG: Tensor, weight_DF: Tensor, down_RF: Tensor, up_DR: Tensor, spare: str) -> Tensor:
         """Return the rows' results."""
         value_MF = torch.ops.efficientllm.silu_gate(gate_up_MG)
-        inner_MR = F.linear(value_MF, down_RF)
+        out_MD, inner_MR = low_rank_sum(value_MF, weight_DF, None, down_RF, up_DR, spare)
         ctx.save_for_backward(gate_up_MG, weight_DF, down_RF, up_DR, inner_MR)
-        out_MD = F.linear(value_MF, weight_DF)
-        add_product(out_MD, inner_MR, up_DR.t())
+        ctx.spare = spare
         return out_MD
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, pull_MD: Tensor) -> tuple[Tensor, None, Tensor, Tensor]:
+    def backward(ctx: Any, pull_MD: Tensor) -> tuple[Tensor, None, Tensor, Tensor, None]:
         """Return the gradients of gate and up, and of the correction."""
         gate_up_MG, weight_DF, down_RF, up_DR, inner_MR = ctx.saved_tensors
-        pull_MR = pull_MD @ up_DR
-        pull_MF = pull_MD @ weight_DF
-        add_product(pull_MF, pull_MR, down_RF)
+        pull_MF, pull_MR = low_rank_pull(pull_MD, weight_DF, down_RF, up_DR, ctx.spare)
         grad_MG, value_MF = torch.ops.efficientllm.silu_gate_backward(gate_up_MG, pull_MF)
-        return grad_MG, None, pull_MR.t() @ value_MF, pull_MD.t() @ inner_MR
+        return grad_MG, None, pull_MR.t() @ value_MF, pull_MD.t() @ inner_MR, None
 
 
 class _GatedDown(torch.autograd.Function):
