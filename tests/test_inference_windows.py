@@ -9,6 +9,7 @@ import torch
 from efficientllm import registry
 from efficientllm.bench.assemble import sort_out
 from efficientllm.engines.native import NativeEngine
+from efficientllm.errors import Disagrees
 from efficientllm.meters.marks import Marks
 from efficientllm.records import events
 from efficientllm.records.choice import Choice
@@ -17,7 +18,7 @@ from efficientllm.records.measurement import ARITHMETIC
 from efficientllm.records.protocol import Protocol
 from efficientllm.records.settings import InferenceSettings
 from efficientllm.records.trial import make_trial
-from efficientllm.workloads import _inference_windows, inference
+from efficientllm.workloads import _inference_windows, arithmetic, inference
 from efficientllm.workloads._contract import Job
 
 SHAPE = {"num_layers": 1, "width": 64, "num_heads": 2, "num_kv_heads": 1, "head_dim": 32, "mlp_width": 96}
@@ -163,3 +164,47 @@ def test_a_prompt_beyond_the_positions_is_unsupported_in_one_line_and_the_grid_g
 def test_the_record_says_in_which_number_format_a_precision_computes(measured, precision, said):
     told = measured(precision=Choice(name=precision) if precision else None, decode=(Grid(batch=1, tokens=8),))
     assert told.model.implementations.get(ARITHMETIC) == said
+
+
+def held(told):
+    """Return (batch, tokens) -> error and divergence of the arithmetic windows."""
+    names = ("arithmetic_error_ratio", "arithmetic_divergence_nats")
+    return {
+        tuple(opened.coordinates.values()): tuple(told.figures[i][name] for name in names)
+        for i, opened in told.opened.items()
+        if opened.name == "arithmetic"
+    }
+
+
+@pytest.mark.parametrize("engine", ["native", "transformers", "transformers_static"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_logits_are_held_to_float32_arithmetic_on_the_same_weights(engine, dtype, measured):
+    options = {"compiled": False} if engine == "transformers_static" else {}
+    points = (Grid(batch=1, tokens=12), Grid(batch=3, tokens=2))
+    found = held(measured(engine=Choice(name=engine, options=options), dtype=dtype, arithmetic=points))
+    assert list(found) == [(1, 12), (3, 2)]
+    for error, nats in found.values():
+        assert 0 <= error <= arithmetic.BOUNDS[dtype][0] / 4 and -1e-6 <= nats <= arithmetic.BOUNDS[dtype][1] / 4
+        assert error > 1e-3 or dtype == "float32", "bfloat16 rounds: the two sides cannot be the same computation"
+
+
+@pytest.mark.parametrize(("precision", "options"), [("int8", {}), ("int4", {"group": 32}), ("nf4", {"block": 32})])
+def test_what_a_format_loses_is_on_both_sides_of_its_arithmetic(precision, options, measured):
+    choice = Choice(name=precision, options=options)
+    found = held(measured(precision=choice, dtype="bfloat16", arithmetic=(Grid(batch=2, tokens=9),)))
+    assert 0 < found[2, 9][0] <= arithmetic.BOUNDS["bfloat16"][0] / 4
+
+
+@pytest.mark.parametrize("way", ["prefill", "decode"])
+def test_an_engine_that_computes_something_else_is_invalid(way, measured, monkeypatch):
+    right = getattr(NativeEngine, way)
+    monkeypatch.setattr(NativeEngine, way, lambda self, tokens: right(self, tokens) * 1.5)
+    said = r"logits of 2 rows are 0\.5 and .* nats from float32 arithmetic .* explains 0\.0001 and 1e-05"
+    with pytest.raises(Disagrees, match=said):
+        measured(arithmetic=(Grid(batch=2, tokens=9),))
+
+
+def test_a_coded_cache_is_not_held_to_arithmetic_that_has_none(measured):
+    found = outcomes(measured(cache=Choice(name="kv_int8"), arithmetic=(Grid(batch=2, tokens=9),)))
+    outcome, reason = found["arithmetic", 2]
+    assert outcome == "unsupported" and "kv_int8 is rounded on purpose" in reason

@@ -6,6 +6,7 @@ lengths are padded on the left; a mask and positions then keep what pads them ou
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from efficientllm.engines._contract import Prompts
 from efficientllm.engines._greedy import left_padded, rows_of
 from efficientllm.engines._transformers_cache import Kept, keep, take_back
 from efficientllm.engines._transformers_load import Loaded
+from efficientllm.errors import Unsupported
 from efficientllm.records.measurement import ModelFacts
 from efficientllm.records.settings import InferenceSettings
 from efficientllm.records.window import Work
@@ -108,6 +110,22 @@ class TransformersEngine:
                 nats += F.cross_entropy(piece_MV.float(), wanted_M, reduction="sum")
             count += targets_M.numel()
         return float(nats), count
+
+    @torch.no_grad()
+    def exact_logits(self, tokens_BT: Tensor, last: int) -> Tensor:
+        """Return the logits after the last tokens, BnV, by a copy of the model in float32, held beside the model.
+
+        Raises:
+            Unsupported: weights that are quantised already, which their own library reads.
+        """
+        if self._loaded.weights:
+            raise Unsupported(
+                f"{self._loaded.weights}: what float32 arithmetic gives of these weights is not known here"
+            )
+        plain = copy.deepcopy(self._model).float()
+        found = plain(tokens_BT.to(self._device), use_cache=False, logits_to_keep=last).logits
+        logits_BnV: Tensor = found.float()
+        return logits_BnV
 
     def generate(self, prompts: Prompts, new_tokens: int) -> Tensor:
         """Return the `new_tokens` likeliest next tokens, one after the other, as Bn; starts a batch of its own."""
