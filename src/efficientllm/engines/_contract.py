@@ -103,8 +103,13 @@ class Engine(Protocol):
 class Exact(Protocol):
     """An engine that can say what its weights give when nothing is rounded on the way."""
 
-    def exact_logits(self, tokens_BT: Tensor, last: int) -> Tensor:
+    def exact_logits(self, tokens_BT: Tensor, last: int, *, rounding: bool = False) -> Tensor:
         """Return the logits after the last tokens, BnV, by float32 arithmetic on the weights as they are read.
+
+        Args:
+            tokens_BT: token ids.
+            last: how many.
+            rounding: whether numbers are rounded on the way as the engine's types do: what that alone moves.
 
         Raises:
             Unsupported: the weights cannot be read.

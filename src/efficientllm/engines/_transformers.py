@@ -16,6 +16,7 @@ from torch import Tensor
 from efficientllm.engines import _transformers_facts as counts
 from efficientllm.engines._context import refuse_beyond
 from efficientllm.engines._contract import Prompts
+from efficientllm.engines._exact import round_around
 from efficientllm.engines._greedy import left_padded, rows_of
 from efficientllm.engines._transformers_cache import Kept, keep, take_back
 from efficientllm.engines._transformers_load import Loaded
@@ -112,7 +113,7 @@ class TransformersEngine:
         return float(nats), count
 
     @torch.no_grad()
-    def exact_logits(self, tokens_BT: Tensor, last: int) -> Tensor:
+    def exact_logits(self, tokens_BT: Tensor, last: int, *, rounding: bool = False) -> Tensor:
         """Return the logits after the last tokens, BnV, by a copy of the model in float32, held beside the model.
 
         Raises:
@@ -123,6 +124,9 @@ class TransformersEngine:
                 f"{self._loaded.weights}: what float32 arithmetic gives of these weights is not known here"
             )
         plain = copy.deepcopy(self._model).float()
+        for layer in plain.modules() if rounding else ():
+            if isinstance(layer, torch.nn.Linear):
+                round_around(layer, self._model.dtype, self._model.dtype)
         found = plain(tokens_BT.to(self._device), use_cache=False, logits_to_keep=last).logits
         logits_BnV: Tensor = found.float()
         return logits_BnV

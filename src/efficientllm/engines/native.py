@@ -16,7 +16,7 @@ from efficientllm.engines._capture import CapturedStep
 from efficientllm.engines._compiling import compile_each_window
 from efficientllm.engines._context import context_tokens, refuse_beyond
 from efficientllm.engines._contract import EngineEntry, Prompts
-from efficientllm.engines._exact import exact_logits
+from efficientllm.engines._exact import Rounding, exact_logits
 from efficientllm.engines._greedy import greedy
 from efficientllm.engines._logits import piece_tokens
 from efficientllm.engines._precision import calibrate, weight_format
@@ -29,6 +29,7 @@ from efficientllm.models.linear import stored_bytes
 from efficientllm.models.position.rope import RotaryPosition
 from efficientllm.models.weight_files import read_config
 from efficientllm.precision.cache.choose import load_coder
+from efficientllm.precision.pack import load_precision
 from efficientllm.records.card import Card
 from efficientllm.records.measurement import ModelFacts
 from efficientllm.records.settings import InferenceSettings
@@ -151,9 +152,12 @@ class NativeEngine:
             yield F.linear(hidden_BtD, self._decoder.head_weight).float()
 
     @torch.inference_mode()
-    def exact_logits(self, tokens_BT: Tensor, last: int) -> Tensor:
+    def exact_logits(self, tokens_BT: Tensor, last: int, *, rounding: bool = False) -> Tensor:
         """Return the logits after the last tokens, BnV, by float32 arithmetic on the weights as they are read."""
-        return exact_logits(self._decoder, tokens_BT, last)
+        stream, choice = self._decoder.dtype, self._settings.precision
+        computes_in = load_precision(choice).computes_in if choice is not None else ""
+        types = Rounding(stream, getattr(torch, computes_in) if computes_in else stream)
+        return exact_logits(self._decoder, tokens_BT, last, types if rounding else None)
 
     def generate(self, prompts: Prompts, new_tokens: int) -> Tensor:
         """Return the `new_tokens` likeliest next tokens, one after the other, as Bn; starts a batch of its own."""

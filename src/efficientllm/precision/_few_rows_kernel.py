@@ -26,9 +26,10 @@ from efficientllm.precision._dequantise_kernel import KernelLaunch
 
 #: Rows of the matrix that a program takes, and inputs that it takes at once where a row has one scale.
 TILE, STEP = 64, 128
-#: Programs that are to be there for each multiprocessor, while the parts last: they hide each other's waiting.
-_PROGRAMS = 8
-OPTIONS = {"num_warps": 4, "num_stages": 4}
+#: Programs that are to be there for each multiprocessor, while the parts last: they hide each other's waiting. This,
+#: tile and stages were the best, or nearly, of those tried on an H200 (docs/h200/inference).
+_PROGRAMS = {8: 4, 4: 6}
+OPTIONS = {"num_warps": 4, "num_stages": 3}
 #: Groups of more than 128 take twice the room at each stage.
 _WIDE_OPTIONS = {"num_warps": 4, "num_stages": 2}
 #: Fewest tokens that the matrix units take, and most that a program does.
@@ -155,7 +156,7 @@ def int4_rows(x_MI: Tensor, codes_OB: Tensor, pairs_GO: Tensor) -> Tensor:
     """Return x Wᵀ in x's type; `int4_product` says how codes and pairs lie."""
     num_groups, num_outputs = pairs_GO.shape
     group = x_MI.shape[1] // num_groups
-    grid, rows = cut(len(x_MI), num_outputs, num_groups, x_MI.device)
+    grid, rows = cut(len(x_MI), num_outputs, num_groups, x_MI.device, 4)
     out_MO, parts = room(x_MI, num_outputs, grid[1], x_MI.dtype)
     int4_product[grid](
         x_MI, codes_OB, pairs_GO, out_MO, parts, arrived(x_MI.device), len(x_MI), num_outputs, num_groups, grid[1],
@@ -169,7 +170,7 @@ def byte_rows(
 ) -> Tensor:
     """Return x Wᵀ in this type, of x in bfloat16, or in the type of the codes with a scale for each row."""
     num_outputs, num_inputs = codes_OI.shape
-    grid, rows = cut(len(x_MI), num_outputs, triton.cdiv(num_inputs, STEP), x_MI.device)
+    grid, rows = cut(len(x_MI), num_outputs, triton.cdiv(num_inputs, STEP), x_MI.device, 8)
     out_MO, parts = room(x_MI, num_outputs, grid[1], dtype)
     byte_product[grid](
         x_MI, codes_OI, scales_O, scales_O if row_scales_M is None else row_scales_M, out_MO, parts,
@@ -189,7 +190,9 @@ def arrived(device: torch.device) -> Tensor:
     return torch.zeros(_MOST_TILES, dtype=torch.int32, device=device)
 
 
-def cut(num_rows: int, num_outputs: int, num_steps: int, device: torch.device) -> tuple[tuple[int, int, int], int]:
+def cut(
+    num_rows: int, num_outputs: int, num_steps: int, device: torch.device, bits: int
+) -> tuple[tuple[int, int, int], int]:
     """Return the programs (tiles of outputs, parts of the inputs, blocks of tokens) and the tokens of a block.
 
     There are as many parts as make enough programs, none with less than two steps. The more tokens, the more a part's
@@ -197,7 +200,7 @@ def cut(num_rows: int, num_outputs: int, num_steps: int, device: torch.device) -
     """
     rows = min(max(_LEAST, triton.next_power_of_2(num_rows)), _MOST_ROWS)
     tiles = triton.cdiv(num_outputs, TILE)
-    programs = max(2, _PROGRAMS * _LEAST // rows) * _multiprocessors(device)
+    programs = max(2, _PROGRAMS[bits] * _LEAST // rows) * _multiprocessors(device)
     return (tiles, max(1, min(round(programs / tiles), num_steps // 2)), triton.cdiv(num_rows, rows)), rows
 
 

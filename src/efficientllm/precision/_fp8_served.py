@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from efficientllm.precision._packed_product import HAS_KERNELS, byte_rows, quantised_rows
+from efficientllm.precision._rows import dequantise_rows
 from efficientllm.precision._served import ServedLinear
 
 #: The type of weights and activations, and its largest number.
@@ -16,8 +17,9 @@ LARGEST = torch.finfo(KIND).max
 #: Rows and columns of a matrix of which torch's product wants a multiple.
 _STEP = 16
 
-#: Rows up to which the kernel that reads the matrix once is faster than torch's product.
-_FEW_ROWS = 128 if HAS_KERNELS else 0
+#: Rows up to which the kernel that reads the matrix once is faster than torch's product (H200: 49 against 62 µs at 64
+#: rows of 37,888 × 3584, 82 against 56 at 128).
+_FEW_ROWS = 64 if HAS_KERNELS else 0
 
 
 class ServedFp8(ServedLinear):
@@ -51,7 +53,8 @@ class ServedFp8(ServedLinear):
 
     def matrix(self, dtype: torch.dtype) -> Tensor:
         """Return the matrix, OI in this type."""
-        return (self.codes.view(KIND).float() * self._scales()[:, None]).to(dtype)
+        made: Tensor = dequantise_rows(self.codes.view(KIND), self._scales(), dtype, None)
+        return made
 
     def _scales(self) -> Tensor:
         return self.scales.view(torch.float32)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from efficientllm.precision._packed_product import HAS_KERNELS, byte_rows
+from efficientllm.precision._rows import dequantise_rows
 from efficientllm.precision._served import ACTIVATIONS, ServedLinear
 
 #: Columns of which the processor's kernel wants a multiple: others end in infinities or worse, without a word.
@@ -38,12 +39,15 @@ class ServedInt8(ServedLinear):
         return out_MO
 
     def many(self, x_MI: Tensor) -> Tensor:
-        """Return x Wᵀ by the product of the codes, which are exact in bfloat16."""
+        """Return x Wᵀ; on a processor by the product of the codes, which are exact in bfloat16."""
+        if x_MI.is_cuda:  # there the matrix is made in one go, and the scales would take another pass over the results
+            return F.linear(x_MI, self.matrix(x_MI.dtype))
         return F.linear(x_MI, self.codes.to(x_MI.dtype)) * self._scales()
 
     def matrix(self, dtype: torch.dtype) -> Tensor:
         """Return the matrix, OI in this type."""
-        return (self.codes.float() * self._scales().float()[:, None]).to(dtype)
+        made: Tensor = dequantise_rows(self.codes, self._scales(), dtype, None)
+        return made
 
     def _scales(self) -> Tensor:
         return self.scales.view(ACTIVATIONS)

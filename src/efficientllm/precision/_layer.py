@@ -15,20 +15,15 @@ from efficientllm.precision._add_product import add_product
 from efficientllm.precision._blocks import SCALE_GROUP, SIZES, Blocks
 from efficientllm.precision._contract import PackedLinear
 from efficientllm.precision._dequantise import dequantise
+from efficientllm.precision._held_blocks import HeldBlocks
 from efficientllm.precision._int4_served import served_int4
-from efficientllm.precision._table_served import ServedBlocks, can_serve
+from efficientllm.precision._table_served import ServedBlocks, servable
 
 #: Numbers that are coded at once, whole groups of blocks: coding takes several float32 copies of them.
 _CODED_AT_ONCE = SCALE_GROUP * max(SIZES) * 16
 
-#: Buffers hold the bits of floats as whole numbers, so that no cast of the model changes them.
-_BITS = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
 
-#: The layer's buffers: the fields of `Blocks`.
-_Buffers = tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]
-
-
-class BlockLinear(PackedLinear):
+class BlockLinear(HeldBlocks, PackedLinear):
     """A frozen dense layer whose matrix lies in blocks.
 
     Args:
@@ -44,20 +39,15 @@ class BlockLinear(PackedLinear):
     ) -> None:
         nn.Module.__init__(self)  # a linear layer's own would allocate the matrix
         self.out_features, self.in_features = shape
-        self.block_size, self.dtype = size, dtype
-        self._kinds: dict[str, torch.dtype] = {}
-        for name, tensor in packed._asdict().items():
-            if tensor is not None and tensor.dtype in _BITS:
-                self._kinds[name] = tensor.dtype
-                tensor = tensor.view(_BITS[tensor.dtype])
-            self.register_buffer(name, tensor)
+        self.dtype = dtype
+        self.hold(packed, size)
         given = bias is None or isinstance(bias, nn.Parameter)
         self.register_parameter("bias", bias if given else nn.Parameter(bias, requires_grad=False))  # type: ignore[arg-type]
 
     @property
     def weight(self) -> Tensor:  # type: ignore[override]
         """The matrix `[out_features, in_features]`, made anew."""
-        made: Tensor = dequantise(*self._blocks(), *self.form(), self.dtype, None)
+        made: Tensor = dequantise(*self.fields(), *self.form(), self.dtype, None)
         return made
 
     def product(self, x: Tensor, rows: slice = slice(None)) -> Tensor:
@@ -68,43 +58,28 @@ class BlockLinear(PackedLinear):
         # not `rows.indices`: torch 2.11 compiles nothing around it
         start, stop = rows.start or 0, self.out_features if rows.stop is None else rows.stop
         bias = None if self.bias is None else self.bias[start:stop].to(dtype)
-        given = x.to(dtype), bias, start, stop, self.form(), *self._blocks()
+        given = x.to(dtype), bias, start, stop, self.form(), *self.fields()
         out: Tensor = _Product.apply(*given)  # type: ignore[no-untyped-call]
         return out
 
     def corrected(self, x_MI: Tensor, down_RI: Tensor, up_OR: Tensor) -> Tensor:
         """Return the layer's result and up (down x), summed by the products themselves."""
         bias = None if self.bias is None else self.bias.to(x_MI.dtype)
-        given = x_MI, bias, down_RI, up_OR, self.form(), *self._blocks()
+        given = x_MI, bias, down_RI, up_OR, self.form(), *self.fields()
         out: Tensor = _Corrected.apply(*given)  # type: ignore[no-untyped-call]
         return out
 
-    def packed(self) -> Blocks:
-        """Return what is held; a change of it in place is one of the matrix."""
-        return Blocks(*self._blocks())
-
     def served(self) -> PackedLinear:
         """Return the layer for inference: whole numbers with a zero by int4's products, others by a table's."""
-        packed = self.packed()
+        packed, shape = self.packed(), (self.out_features, self.in_features)
         if packed.lows is None or packed.values.tolist() != list(range(-8, 8)):
-            return ServedBlocks(self, self.bias) if can_serve(self) else self
-        return served_int4(packed, self.block_size, (self.out_features, self.in_features), self.dtype, self.bias)
+            return ServedBlocks(packed, self.block_size, shape, self.dtype, self.bias) if servable(self) else self
+        return served_int4(packed, self.block_size, shape, self.dtype, self.bias)
 
     def extra_repr(self) -> str:
         """Return what a print of the model says of it."""
         sizes = f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
         return f"{sizes}, block_size={self.block_size}, dtype={self.dtype}"
-
-    def _blocks(self) -> _Buffers:
-        found = []
-        for name in Blocks._fields:
-            tensor = getattr(self, name)
-            found.append(tensor.view(self._kinds[name]) if name in self._kinds else tensor)
-        return tuple(found)
-
-    def form(self) -> tuple[int, int, int]:
-        """Return the numbers of a block, and rows and columns of the matrix."""
-        return self.block_size, self.out_features, self.in_features
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move the buffers; a cast of the model (`.to(torch.bfloat16)`) changes the type of the matrix that is read."""

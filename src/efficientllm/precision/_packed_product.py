@@ -145,6 +145,14 @@ def plain_quantised_rows(x_MI: Tensor, kind: torch.dtype) -> tuple[Tensor, Tenso
     return (x_MI.float() / scales_M1).clamp(-largest, largest).to(kind), scales_M1
 
 
+def rows_matrix(codes_OI: Tensor, scales_O: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return codes times the scale of their row, OI in this type; no operator of its own, for use inside of one."""
+    if codes_OI.device.type != "cuda" or not HAS_KERNELS:
+        return (codes_OI.float() * scales_O.float()[:, None]).to(dtype)
+    found: Tensor = _MATRICES.rows_matrix(codes_OI, scales_O, dtype)
+    return found
+
+
 def _load(name: str) -> Any:
     """Return a module of kernels, or None where torch knows no CUDA or Triton is missing."""
     if torch.version.cuda is None:

@@ -1,4 +1,4 @@
-"""Triton kernels around the products of packed matrices: rows made 8-bit floats, and a 4-bit matrix made whole."""
+"""Triton kernels around the products of packed matrices: rows made 8-bit floats, and matrices made whole."""
 
 # Triton reads annotations: those of pointers and numbers must not be there.
 # ruff: noqa: ANN001
@@ -55,6 +55,16 @@ def expand_int4(
     tl.store(to + HALF, (((packed >> 4).to(tl.float32) - 8.0) * scale + low).to(kind), mask=there[:, None])
 
 
+@triton.jit
+def expand_rows(codes, scales, out, num_inputs, STEP: tl.constexpr) -> None:
+    """Write code * scale for a stretch of a row."""
+    row, place = tl.program_id(0).to(tl.int64), tl.program_id(1) * STEP + tl.arange(0, STEP)
+    inside = place < num_inputs
+    found = tl.load(codes + row * num_inputs + place, mask=inside, other=0.0).to(tl.float32)
+    found *= tl.load(scales + row).to(tl.float32)
+    tl.store(out + row * num_inputs + place, found.to(out.dtype.element_ty), mask=inside)
+
+
 def quantised(x_MI: Tensor, kind: torch.dtype) -> tuple[Tensor, Tensor]:
     """Return rows as 8-bit floats of this type, and the scale of each, M1 in float32."""
     codes_MI, scales_M1 = x_MI.new_empty(x_MI.shape, dtype=kind), x_MI.new_empty(len(x_MI), 1, dtype=torch.float32)
@@ -77,6 +87,16 @@ def int4_matrix(codes_OB: Tensor, pairs_GO: Tensor, dtype: torch.dtype) -> Tenso
     return out_OI
 
 
+def rows_matrix(codes_OI: Tensor, scales_O: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the matrix of codes in int8 or float8, OI in this type."""
+    (num_outputs, num_inputs), out_OI = codes_OI.shape, codes_OI.new_empty(codes_OI.shape, dtype=dtype)
+    step = min(_AT_ONCE, triton.next_power_of_2(num_inputs))
+    expand_rows[(num_outputs, triton.cdiv(num_inputs, step))](
+        codes_OI, scales_O, out_OI, num_inputs, STEP=step, **_EXPANDING
+    )
+    return out_OI
+
+
 def aot_cases() -> Iterator[KernelLaunch]:
     """Yield the ways in which the kernels are launched."""
     given = {"LARGEST": 448.0, "TINY": torch.finfo(torch.float32).tiny, "STEP": _AT_ONCE}
@@ -93,3 +113,6 @@ def aot_cases() -> Iterator[KernelLaunch]:
         }
         signature |= dict.fromkeys(given, "constexpr")
         yield KernelLaunch(f"expand_int4 {half}", expand_int4, signature, given, _EXPANDING)
+    for codes, since in (("i8", 80), ("fp8e4nv", 89)):
+        signature = {"codes": f"*{codes}", "scales": "*fp32", "out": "*bf16", "num_inputs": "i32", "STEP": "constexpr"}
+        yield KernelLaunch(f"expand_rows {codes}", expand_rows, signature, {"STEP": _AT_ONCE}, _EXPANDING, since)

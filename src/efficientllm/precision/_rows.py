@@ -15,13 +15,13 @@ from torch.autograd.function import once_differentiable
 
 from efficientllm.errors import UserError
 from efficientllm.precision._contract import PackedLinear
+from efficientllm.precision._packed_product import rows_matrix
 
 
 @torch.library.custom_op("efficientllm::dequantise_rows", mutates_args=())
 def dequantise_rows(codes_OI: Tensor, scales_O: Tensor, dtype: torch.dtype, after: Tensor | None) -> Tensor:
     """Return the matrix; an operator of its own, with `after` unread, for the reason that `_dequantise.py` gives."""
-    made: Tensor = (codes_OI.float() * scales_O[:, None]).to(dtype)
-    return made
+    return rows_matrix(codes_OI, scales_O, dtype)
 
 
 @dequantise_rows.register_fake

@@ -82,7 +82,7 @@ def table_rows(x_MI: Tensor, packed: Blocks, lookup: str, size: int, num_outputs
         num_outputs: rows of the matrix.
     """
     step = min(size, STEP)
-    grid, rows = cut(len(x_MI), num_outputs, x_MI.shape[1] // step, x_MI.device)
+    grid, rows = cut(len(x_MI), num_outputs, x_MI.shape[1] // step, x_MI.device, 4)
     out_MO, parts = room(x_MI, num_outputs, grid[1], x_MI.dtype)
     small, lows = packed.offsets is not None, packed.lows is not None
     table_product[grid](
