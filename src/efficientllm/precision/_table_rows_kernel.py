@@ -115,7 +115,8 @@ def assembly(values: tuple[float, ...]) -> str:
             lines.append(f"prmt.b32 {name}, near, far, which;")
         lines.append(f"prmt.b32 ${number}, low, high, 0x6240;")
         lines.append(f"prmt.b32 ${number + 2}, low, high, 0x7351;")
-    return "{\n" + "\n".join(lines) + "\n}"
+    # One line: torch's compiler copies an operator's arguments into comments of the code that it writes.
+    return "{ " + " ".join(lines) + " }"
 
 
 def _words(plane: Sequence[int]) -> list[str]:
