@@ -65,7 +65,9 @@ def differences(one: Measurement, other: Measurement, records: Sequence[Measurem
     """
     by_id = {record.trial.id: record.trial for record in records}
     ours, theirs = _told(one, by_id), _told(other, by_id)
+    levers = tuple(f"settings.{axis}" for axis in (*one.trial.axes, *other.trial.axes))
     keys = [key for key in dict.fromkeys((*ours, *theirs)) if ours.get(key, "–") != theirs.get(key, "–")]
+    keys = [key for key in keys if not key.startswith(levers)] if levers else keys
     return {key: (ours.get(key, "–"), theirs.get(key, "–")) for key in keys}
 
 
@@ -103,7 +105,20 @@ def _flat(place: str, value: Any) -> dict[str, str]:
     """Return the leaves of nested mappings by their dotted keys; a choice without options is its name."""
     if isinstance(value, dict) and value.keys() - {"name"}:
         return {key: leaf for name, inside in value.items() for key, leaf in _flat(f"{place}.{name}", inside).items()}
-    return {place: str(value["name"] if isinstance(value, dict) and value else value)}
+    return {place: _text(value)}
+
+
+def _text(value: Any) -> str:
+    """Write a setting's value, short.
+
+    >>> _text([{"batch": 1, "tokens": 512}, {"batch": 2, "tokens": 64}]), _text({"name": "rope"}), _text(None), _text([])
+    ('batch=1 tokens=512; batch=2 tokens=64', 'rope', 'none', 'none')
+    """
+    if isinstance(value, dict):
+        return str(value["name"]) if value.keys() == {"name"} else " ".join(f"{k}={v}" for k, v in value.items())
+    if isinstance(value, list | tuple):
+        return "; ".join(_text(one) for one in value) or "none"
+    return "none" if value is None else str(value)
 
 
 def _data(record: Measurement) -> list[object] | None:

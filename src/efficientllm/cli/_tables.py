@@ -15,15 +15,22 @@ if TYPE_CHECKING:
 _NO_TABLE = ("calibration",)
 
 
+def known_studies(results: Path) -> list[str]:
+    """Return the studies of a results folder that have a table."""
+    from efficientllm.store.folder import studies
+
+    return [study for study in studies(results) if study not in _NO_TABLE]
+
+
 def read_study(results: Path, name: str) -> tuple[list[Measurement], tuple[str, ...]]:
     """Read a study's measurements and the problems with its files.
 
     Raises:
         ResultsError: there is no such study, with the nearest name.
     """
-    from efficientllm.store.folder import Study, studies
+    from efficientllm.store.folder import Study
 
-    known = [study for study in studies(results) if study not in _NO_TABLE]
+    known = known_studies(results)
     if name not in known:
         listed = ", ".join(known) or "none yet; `efficientllm run quickstart` makes one"
         raise ResultsError(f"no study {name!r} in {results}. {did_you_mean(name, known)}Known: {listed}.")

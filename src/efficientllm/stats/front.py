@@ -50,7 +50,9 @@ def probability_highest(scores_DR: NDArray[np.float64], rows: Sequence[str]) -> 
 
 def _dominated(gains_MDR: NDArray[np.float64], row: int) -> NDArray[np.bool_]:
     """Return in which draws some other row is no worse anywhere and better somewhere."""
+    import numpy as np
+
     own_MD1 = gains_MDR[:, :, row, None]
     never_worse_DR = (gains_MDR >= own_MD1).all(axis=0)
     better_DR = (gains_MDR > own_MD1).any(axis=0)
-    return np.asarray((never_worse_DR & better_DR).any(axis=1))
+    return np.asarray(np.any(never_worse_DR & better_DR, axis=1))

@@ -7,11 +7,13 @@ group and means nothing outside. Source: arXiv 2505.13840 for the scaling.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 from efficientllm.stats.front import probability_highest
+from efficientllm.stats.holm import holm
 from efficientllm.stats.joint import Joint
 from efficientllm.stats.paired import direction
 
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 #: What the worst row of a metric gets.
 LEAST = 0.1
+#: Error rate of a table's ranks.
+ALPHA = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +38,8 @@ class Score:
         parts: metric -> scaled value.
         low, high: within which 95 % of its draws lie, or None without draws.
         first: share of the draws in which it is the highest, or None.
+        rank: 1 + the number of rows whose score is shown higher: in so many draws that it would be rare by chance,
+            Holm-corrected over all pairs; None without draws. `tied`: another row has the same.
     """
 
     value: float
@@ -41,6 +47,8 @@ class Score:
     low: float | None = None
     high: float | None = None
     first: float | None = None
+    rank: int | None = None
+    tied: bool = False
 
 
 def scores(
@@ -73,12 +81,14 @@ def scores(
     scaled_MR = _scaled(values_MR * signs_M[:, None])
     score_R = _harmonic(scaled_MR, weights_M)
     ends: dict[str, tuple[float, float, float]] = {}
+    places: dict[str, int] = {}
     if drawn is not None:
         order_M, order_R = [drawn.metrics.index(m) for m in metrics], [drawn.rows.index(r) for r in rows]
         draws_MDR = drawn.values[order_M][:, :, order_R] * signs_M[:, None, None]
         scores_DR = _harmonic(_scaled(draws_MDR), weights_M)
         low_R, high_R = np.quantile(scores_DR, (0.025, 0.975), axis=0).tolist()
         first = probability_highest(scores_DR, rows)
+        places = _places(scores_DR, rows)
         ends = {row: (low_R[i], high_R[i], first[row]) for i, row in enumerate(rows)}
     return {
         row: Score(
@@ -87,9 +97,27 @@ def scores(
             low=ends[row][0] if ends else None,
             high=ends[row][1] if ends else None,
             first=ends[row][2] if ends else None,
+            rank=places.get(row),
+            tied=list(places.values()).count(places.get(row, 0)) > 1,
         )
         for i, row in enumerate(rows)
     }
+
+
+def _places(scores_DR: Array, rows: Sequence[str]) -> dict[str, int]:
+    """Return each row's rank; the p-value of a pair is twice the rarer side's share of the draws, never quite 0."""
+    import numpy as np
+
+    pairs = list(combinations(range(len(rows)), 2))
+    higher = {(i, j): float(np.mean(scores_DR[:, i] > scores_DR[:, j])) for i, j in pairs}
+    lower = {(i, j): float(np.mean(scores_DR[:, i] < scores_DR[:, j])) for i, j in pairs}
+    least = 1 / (len(scores_DR) + 1)
+    told = holm({pair: min(1.0, 2 * max(min(1 - higher[pair], 1 - lower[pair]), least)) for pair in pairs})
+    beaten = [0] * len(rows)
+    for (i, j), p_value in told.items():
+        if p_value is not None and p_value < ALPHA:
+            beaten[j if higher[i, j] > lower[i, j] else i] += 1
+    return {row: 1 + beaten[index] for index, row in enumerate(rows)}
 
 
 def _scaled(gains: Array) -> Array:
