@@ -67,6 +67,8 @@ def differences(one: Measurement, other: Measurement, records: Sequence[Measurem
     ours, theirs = _told(one, by_id), _told(other, by_id)
     levers = tuple(f"settings.{axis}" for axis in (*one.trial.axes, *other.trial.axes))
     keys = [key for key in dict.fromkeys((*ours, *theirs)) if ours.get(key, "–") != theirs.get(key, "–")]
+    if ours["workload"] != theirs["workload"]:  # then what they can be told differs too, and says nothing more
+        keys = [key for key in keys if not key.startswith(("settings.", "parent.", "stage"))]
     keys = [key for key in keys if not key.startswith(levers)] if levers else keys
     return {key: (ours.get(key, "–"), theirs.get(key, "–")) for key in keys}
 
@@ -86,7 +88,7 @@ def _told(record: Measurement, by_id: Mapping[str, Trial]) -> dict[str, str]:
     """Return dotted key -> value of all that must be equal."""
     trial = record.trial
     told = {"workload": trial.settings_workload(), "stage": trial.stage, "axes": ", ".join(sorted(trial.axes))}
-    told |= _flat("settings", _conditions(trial))
+    told |= {key: value for key, value in _flat("settings", _conditions(trial)).items() if key != "settings.workload"}
     devices = ", ".join(device.name for device in record.environment.devices)
     told[_DEVICES] = f"{record.environment.machine_id} {devices}".strip()
     told |= _flat("protocol", msgspec.to_builtins(trial.protocol)) | {"protocol_version": str(trial.protocol_version)}
@@ -111,8 +113,8 @@ def _flat(place: str, value: Any) -> dict[str, str]:
 def _text(value: Any) -> str:
     """Write a setting's value, short.
 
-    >>> _text([{"batch": 1, "tokens": 512}, {"batch": 2, "tokens": 64}]), _text({"name": "rope"}), _text(None), _text([])
-    ('batch=1 tokens=512; batch=2 tokens=64', 'rope', 'none', 'none')
+    >>> _text([{"batch": 1, "tokens": 512}, {"batch": 2, "tokens": 64}]), _text({"name": "rope"}), _text(None)
+    ('batch=1 tokens=512; batch=2 tokens=64', 'rope', 'none')
     """
     if isinstance(value, dict):
         return str(value["name"]) if value.keys() == {"name"} else " ".join(f"{k}={v}" for k, v in value.items())

@@ -35,7 +35,7 @@ class Pool:
         self.selection = select(list(by_id.values()))
         self.records = self.selection.records
         self.left_out = (*problems, *self.selection.left_out)
-        self._all = groups(self.records)
+        self.every = groups(self.records)
         self._asked: dict[int, list[Group]] = {}
 
     def studies_of(self, ids: Iterable[str]) -> tuple[str, ...]:
@@ -62,10 +62,10 @@ class Pool:
         return f"not comparable with {self._name(before[-1])} above: {self._difference(before[-1], group)}"
 
     def _chosen(self, asked: Asked) -> list[Group]:
-        stages = list(dict.fromkeys(group.stage for group in self._all))
+        stages = list(dict.fromkeys(group.stage for group in self.every))
         if asked.stage and asked.stage not in stages:
             raise UnknownNameError("stage", asked.stage, stages, where=" and ".join(self.names))
-        found = [group for group in self._all if asked.stage in ("", group.stage)]
+        found = [group for group in self.every if asked.stage in ("", group.stage)]
         if asked.rows:
             found = self._with_rows(found, asked.rows)
         elif len(self.names) > 1:
@@ -117,7 +117,10 @@ class Pool:
         found = []
         for (one, other), _ in zip(pairs, range(_MOST_PAIRS), strict=False):
             differing = differences(_first(one), _first(other), self.records)
-            found.append((len(differing), f"{self._name(one)} and {self._name(other)} differ in {said(differing)}."))
+            far = "workload" in differing
+            found.append(
+                ((far, len(differing)), f"{self._name(one)} and {self._name(other)} differ in {said(differing)}.")
+            )
         return min(found, key=lambda pair: pair[0])[1] if found else ""
 
     def _difference(self, one: Group, other: Group) -> str:

@@ -26,7 +26,7 @@ from efficientllm.stats.joint import Joint, joint
 from efficientllm.stats.score import Score, scores
 
 #: A row that gave figures no check lets pass is none; what stays out is said among what is left out.
-_NEVER_SHOWN = ("invalid",)
+NEVER_SHOWN = ("invalid",)
 
 
 class Ranked(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,14 +125,20 @@ def rankings(pool: Pool, asked: Asked) -> Rankings:
         metrics = chosen_metrics(point[0], asked)
         found = judged_section(group, point, metrics)
         if not found.ranked:
-            rows = len(found.section.rows)
-            not_ranked[f"{group.stage}: {rows} rows, measured with protocol {found.section.conditions['protocol']}, "
-                       "which shows coverage and is too short to rank"] = None  # fmt: skip
+            not_ranked[not_ranked_text(found)] = None
             continue
         ranking = _ranking(pool, group, point, found, asked)
         made.append(replace(ranking, apart="" if id(group) in said else pool.apart(groups, group)))
         said.add(id(group))
     return Rankings(rankings=tuple(made), not_ranked=tuple(not_ranked), not_shown=not_shown, left_out=pool.left_out)
+
+
+def not_ranked_text(found: Judged) -> str:
+    """Say what was measured with a protocol too short to rank."""
+    section = found.section
+    protocol = section.conditions["protocol"]
+    rows = "1 row" if len(section.rows) == 1 else f"{len(section.rows)} rows"
+    return f"{section.stage}: {rows} measured with protocol {protocol}, which shows coverage and is too short to rank"
 
 
 def _ranking(pool: Pool, group: Group, point: Point, found: Judged, asked: Asked) -> Ranking:
@@ -143,8 +149,8 @@ def _ranking(pool: Pool, group: Group, point: Point, found: Judged, asked: Asked
     best = {key: _best(cells, found.metrics, key) for key, cells in fit.items()}
     rows = [
         _ranked(pool, row, told, on_front, best, found)
-        for row in (*section.rows, *missing_rows(group, pool.groups(asked), pool.records))
-        if row.outcome not in _NEVER_SHOWN
+        for row in (*section.rows, *missing_rows(group, pool.every, pool.records))
+        if row.outcome not in NEVER_SHOWN
     ]
     return Ranking(
         stage=section.stage,

@@ -43,20 +43,31 @@ def print_rankings(found: Rankings, console: Console) -> None:
     notes = Footnotes()
     for ranking in found.rankings:
         _print_one(ranking, len({s for one in found.rankings for s in one.studies}) > 1, notes, page, console)
+    if not found.rankings:
+        page.item("Nothing here can be ranked.", bullet="")
+    legend = LEGEND if found.rankings else ()
+    print_ends(page, notes, legend, found.not_ranked, found.not_shown, found.left_out)
+
+
+def print_ends(
+    page: Printer, notes: Footnotes, legend: Sequence[str], not_ranked: Sequence[str], not_shown: int,
+    left_out: Sequence[str],
+) -> None:  # fmt: skip
+    """Print what stands beneath all tables: footnotes, the legend, and what is not in them."""
     page.line(Text())
     for reason in notes.reasons:
         page.item(reason, bullet=notes.mark(reason))
-    for text in found.not_ranked:
+    for text in not_ranked:
         page.item(f"not ranked: {text}", bullet="!")
-    for text in LEGEND if found.rankings else ():
+    for text in legend:
         page.item(text, style="dim", bullet="")
-    if found.not_shown:
-        points = "1 point of a grid is" if found.not_shown == 1 else f"{found.not_shown} points of grids are"
+    if not_shown:
+        points = "1 point of a grid is" if not_shown == 1 else f"{not_shown} points of grids are"
         page.item(f"{points} not shown: --all, or --window with its name", style="dim", bullet="")
-    for text in found.left_out[:_MOST_LEFT_OUT]:
+    for text in left_out[:_MOST_LEFT_OUT]:
         page.item(f"left out: {text}", style="dim", bullet="")
-    if len(found.left_out) > _MOST_LEFT_OUT:
-        page.item(f"left out: {len(found.left_out) - _MOST_LEFT_OUT} more, in --json", style="dim", bullet="")
+    if len(left_out) > _MOST_LEFT_OUT:
+        page.item(f"left out: {len(left_out) - _MOST_LEFT_OUT} more, in --json", style="dim", bullet="")
 
 
 def _print_one(ranking: Ranking, several: bool, notes: Footnotes, page: Printer, console: Console) -> None:
@@ -114,7 +125,7 @@ def _cell(ranking: Ranking, ranked: Ranked, column: Column, notes: Footnotes) ->
         why = ranking.floored.get(ranked.row.technique, "")
         return Line(Text(f"{figure}{notes.mark(why) if why and _is_quality(column) else ''}"), Text())
     share = ranked.best.get(column.key)
-    return Line(_placed(figure, f" {marks.rank_text(cell)}", cell.rank), Text(_share(share), style="dim"))
+    return Line(_placed(figure, f" {marks.rank_text(cell)}", cell.rank), Text(share_text(share), style="dim"))
 
 
 def _is_quality(column: Column) -> bool:
@@ -123,7 +134,7 @@ def _is_quality(column: Column) -> bool:
 
 def _front(ranked: Ranked) -> Line:
     sign = marks.ON_FRONT if ranked.row.on_front else " "
-    share = "" if ranked.front is None else _share(ranked.front)
+    share = "" if ranked.front is None else share_text(ranked.front)
     known = ranked.row.on_front is not None
     return Line(Text(f"{sign} {share:>5}" if known else "–"), Text())
 
@@ -132,10 +143,10 @@ def _placed(figure: str, place: str, rank: int | None) -> Text:
     return Text(figure).append(f"{place:>3}", style="green" if rank == 1 else "dim")
 
 
-def _share(share: float | None) -> str:
+def share_text(share: float | None) -> str:
     """Write a probability; one that the draws cannot tell from 0 or 1 is said so.
 
-    >>> _share(0.4216), _share(0.99996), _share(0.0), _share(None)
+    >>> share_text(0.4216), share_text(0.99996), share_text(0.0), share_text(None)
     ('42 %', '>99 %', '<1 %', '')
     """
     if share is None:
@@ -192,4 +203,4 @@ def _first(rows: Sequence[Ranked]) -> str:
     top = rows[0]
     if top.score_first is None:
         return ""
-    return f"; {top.row.technique} has the highest in {_share(top.score_first)} of the draws"
+    return f"; {top.row.technique} has the highest in {share_text(top.score_first)} of the draws"
