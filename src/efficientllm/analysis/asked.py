@@ -27,6 +27,7 @@ class Asked:
         weights: key or kind -> weight in the score; empty: all alike. What is not named does not count then.
         rows: only these techniques, which must meet in a group.
         every_point: whether all points of a grid are ranked, not only the smallest and the largest.
+        at_most: so many tables, as many of each stage as of the others; 0 for all.
     """
 
     metrics: tuple[str, ...] = ()
@@ -35,6 +36,7 @@ class Asked:
     weights: Mapping[str, float] = field(default_factory=dict)
     rows: tuple[str, ...] = ()
     every_point: bool = False
+    at_most: int = 0
 
     def __post_init__(self) -> None:
         """Check the names of metrics and the weights.
@@ -90,8 +92,23 @@ def chosen_metrics(window: str, asked: Asked) -> tuple[MetricEntry, ...]:
     )
 
 
-def shown_points(groups: Sequence[Group], asked: Asked) -> tuple[list[tuple[Group, Point]], int]:
-    """Return the windows to rank, and how many points of grids were passed over.
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """Which windows are looked at.
+
+    Attributes:
+        points: the windows.
+        in_grids: how many points of grids are not among them.
+        more: how many others are not, since they would be too many.
+    """
+
+    points: list[tuple[Group, Point]]
+    in_grids: int = 0
+    more: int = 0
+
+
+def shown_points(groups: Sequence[Group], asked: Asked) -> Shown:
+    """Return the windows to rank.
 
     Raises:
         UserError: no window is of the kind asked for, or has any of the metrics.
@@ -105,10 +122,19 @@ def shown_points(groups: Sequence[Group], asked: Asked) -> tuple[list[tuple[Grou
     if matching and not told:
         kinds = ", ".join(dict.fromkeys(point[0] for _, point in matching))
         raise UserError(f"no window here has {', '.join(asked.metrics)}; there are {kinds}.")
-    if asked.every_point or asked.window:
-        return told, 0
-    kept = _ends(told)
-    return kept, len(told) - len(kept)
+    kept = told if asked.every_point or asked.window else _ends(told)
+    few = _fewer(kept, asked.at_most) if 0 < asked.at_most < len(kept) else kept
+    return Shown(points=few, in_grids=len(told) - len(kept), more=len(kept) - len(few))
+
+
+def _fewer(found: Sequence[tuple[Group, Point]], at_most: int) -> list[tuple[Group, Point]]:
+    """Return so many of the windows, in their order: the first of each stage, then the second, and so on."""
+    places: dict[str, int] = {}
+    turns = []
+    for index, (group, _) in enumerate(found):
+        places[group.stage] = places.get(group.stage, -1) + 1
+        turns.append((places[group.stage], index))
+    return [found[index] for index in sorted(index for _, index in sorted(turns)[:at_most])]
 
 
 def _ends(found: Sequence[tuple[Group, Point]]) -> list[tuple[Group, Point]]:

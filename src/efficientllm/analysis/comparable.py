@@ -49,21 +49,20 @@ def lineages(records: Sequence[Measurement]) -> dict[str, bytes]:
     return {parent: line(by_id[parent]) for parent in parents}
 
 
-def differences(one: Measurement, other: Measurement, records: Sequence[Measurement]) -> dict[str, tuple[str, str]]:
+def differences(one: Measurement, other: Measurement, by_id: Mapping[str, Trial]) -> dict[str, tuple[str, str]]:
     """Return the keys in which two records differ that keep them from being compared, with both values.
 
     Args:
         one: a record of the one group.
         other: a record of the other.
-        records: among which their parents are found.
+        by_id: trials, among which their parents are found.
 
     >>> from efficientllm.records.examples import example_measurement, example_trial
     >>> from efficientllm.records.settings import PretrainSettings
     >>> small = example_measurement(trial=example_trial(PretrainSettings(size="small")))
-    >>> differences(example_measurement(), small, [])["settings.size"]
+    >>> differences(example_measurement(), small, {})["settings.size"]
     ('tiny', 'small')
     """
-    by_id = {record.trial.id: record.trial for record in records}
     ours, theirs = _told(one, by_id), _told(other, by_id)
     levers = tuple(f"settings.{axis}" for axis in (*one.trial.axes, *other.trial.axes))
     keys = [key for key in dict.fromkeys((*ours, *theirs)) if ours.get(key, "–") != theirs.get(key, "–")]

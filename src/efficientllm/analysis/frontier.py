@@ -101,6 +101,7 @@ class Fronts(msgspec.Struct, frozen=True, kw_only=True):
     fronts: tuple[Front, ...]
     not_ranked: tuple[str, ...] = ()
     not_shown: int = 0
+    more: int = 0
     left_out: tuple[str, ...] = ()
 
 
@@ -126,14 +127,16 @@ def fronts(pool: Pool, asked: Asked, limits: Sequence[Limit] = ()) -> Fronts:
     if len(asked.metrics) < 2:
         raise UserError("--metrics: a front needs two metrics at least, as in latency,memory.")
     groups = pool.groups(asked)
-    shown, not_shown = shown_points(groups, asked)
+    shown = shown_points(groups, asked)
     made, not_ranked, said = [], dict[str, None](), set[int]()
-    for group, point in shown:
+    for group, point in shown.points:
         metrics = chosen_metrics(point[0], asked)
         if len(metrics) < 2:
             continue
         limiting = [entry for limit in limits if (entry := limit.entry(point[0])) is not None]
-        found = judged_section(group, point, (*metrics, *(entry for entry in limiting if entry not in metrics)))
+        found = judged_section(
+            pool.filled(group), point, (*metrics, *(entry for entry in limiting if entry not in metrics))
+        )
         if not found.ranked:
             not_ranked[not_ranked_text(found)] = None
             continue
@@ -144,7 +147,13 @@ def fronts(pool: Pool, asked: Asked, limits: Sequence[Limit] = ()) -> Fronts:
             )
         )
         said.add(id(group))
-    return Fronts(fronts=tuple(made), not_ranked=tuple(not_ranked), not_shown=not_shown, left_out=pool.left_out)
+    return Fronts(
+        fronts=tuple(made),
+        not_ranked=tuple(not_ranked),
+        not_shown=shown.in_grids,
+        more=shown.more,
+        left_out=pool.left_out,
+    )
 
 
 def _front(pool: Pool, group: Group, found: Judged, metrics: Sequence[MetricEntry], limits: Sequence[Limit]) -> Front:
@@ -169,7 +178,7 @@ def _front(pool: Pool, group: Group, found: Judged, metrics: Sequence[MetricEntr
             beatings=tuple(Beating(by=by, gains=_gains(rows[by], rows[name], axes)) for by in beaten.get(name, ())),
             limits=checked.get(name, ()),
         )
-        for row in (*section.rows, *missing_rows(group, pool.every, pool.records))
+        for row in (*section.rows, *missing_rows(group, pool.every, pool.stages))
         if row.outcome not in NEVER_SHOWN
         for name in [row.technique]
     ]

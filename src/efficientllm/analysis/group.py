@@ -61,10 +61,9 @@ def groups(records: Sequence[Measurement]) -> list[Group]:
     return sorted(found, key=lambda group: depth[group.stage])
 
 
-def parent_stage(group: Group, records: Sequence[Measurement]) -> str:
-    """Return the stage whose artifacts a group's trials take, empty where there is none among the records."""
-    parents = {record.trial.parent for record in group.records()}
-    return next((record.trial.stage for record in records if record.trial.id in parents), "")
+def stages_of(records: Sequence[Measurement]) -> dict[str, str]:
+    """Return trial -> its stage: with a trial's parent, whose artifacts it takes."""
+    return {record.trial.id: record.trial.stage for record in records}
 
 
 def points(group: Group) -> list[Point]:

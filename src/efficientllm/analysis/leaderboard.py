@@ -11,7 +11,7 @@ from efficientllm.analysis.budgets import budget_section
 from efficientllm.analysis.by_text import quality_sections
 from efficientllm.analysis.crossover import crossovers
 from efficientllm.analysis.grid import gridded, grids
-from efficientllm.analysis.group import groups, points
+from efficientllm.analysis.group import groups, points, stages_of
 from efficientllm.analysis.missing import missing_rows
 from efficientllm.analysis.rank_changes import rank_change_lines, rank_changes
 from efficientllm.analysis.section import section
@@ -48,9 +48,9 @@ def study_table(
     kept = [record for record in selection.records if counts(record)]
     sections: list[Section] = []
     cautions: list[Caution] = []
-    parted = groups(selection.records)
+    parted, stages = groups(selection.records), stages_of(selection.records)
     for group in parted:
-        missing = missing_rows(group, parted, selection.records)
+        missing = missing_rows(group, parted, stages)
         for point in points(group):
             made, found = section(group, point, detail=detail)
             sections.append(replace(made, rows=(*made.rows, *missing)))

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from efficientllm.analysis.group import Group, parent_stage
+from efficientllm.analysis.group import Group
 from efficientllm.analysis.select import counts
 from efficientllm.analysis.table import Row
-from efficientllm.records.measurement import Measurement
 
 
-def missing_rows(group: Group, parted: Sequence[Group], records: Sequence[Measurement]) -> tuple[Row, ...]:
-    """Return rows for techniques of the parent stage that failed there and have no record here."""
-    source = parent_stage(group, records)
+def missing_rows(group: Group, parted: Sequence[Group], stages: Mapping[str, str]) -> tuple[Row, ...]:
+    """Return rows for techniques of the parent stage that failed there and have no record here.
+
+    Args:
+        group: whose rows are looked at.
+        parted: all groups.
+        stages: trial -> its stage, of all records.
+    """
+    source = next((stage for r in group.records() if (stage := stages.get(r.trial.parent, ""))), "")
+    if not source:
+        return ()
     present = [dict(axes) for axes in group.rows]
     machine = group.records()[0].environment.machine_id
     rows = []

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import product
+
+from msgspec.structs import replace
 
 from efficientllm.analysis.asked import Asked
 from efficientllm.analysis.comparable import differences, said
-from efficientllm.analysis.group import Group, groups
+from efficientllm.analysis.group import Group, groups, stages_of
 from efficientllm.analysis.select import counts, select
 from efficientllm.errors import UnknownNameError, UserError
 from efficientllm.records.measurement import Measurement
@@ -16,15 +18,23 @@ from efficientllm.records.measurement import Measurement
 _MOST_PAIRS = 400
 
 
+#: Study, id -> the whole record, or why there is none.
+Whole = Callable[[str, str], Measurement | str]
+
+
 class Pool:
     """Records of some studies.
 
     Args:
-        studies: study -> all its records. A record that several studies hold counts once.
+        studies: study -> all its records. A record that several studies hold counts once. They may be outlines,
+            without series, where `whole` is given.
         problems: files that could not be read, each with its reason.
+        whole: study and id of an outline -> the record with its series, or why it cannot be read after all.
     """
 
-    def __init__(self, studies: Mapping[str, Sequence[Measurement]], problems: Sequence[str] = ()) -> None:
+    def __init__(
+        self, studies: Mapping[str, Sequence[Measurement]], problems: Sequence[str] = (), whole: Whole | None = None
+    ) -> None:
         self._studies: dict[str, dict[str, None]] = {}
         by_id: dict[str, Measurement] = {}
         for study, records in studies.items():
@@ -34,9 +44,43 @@ class Pool:
         self.names = tuple(studies)
         self.selection = select(list(by_id.values()))
         self.records = self.selection.records
-        self.left_out = (*problems, *self.selection.left_out)
+        self._problems = dict.fromkeys(problems)
+        self._whole = whole
+        self._filled: tuple[int, Group] | None = None
         self.every = groups(self.records)
+        self.stages = stages_of(self.records)
+        self._trials = {record.trial.id: record.trial for record in self.records}
         self._asked: dict[int, list[Group]] = {}
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Return what does not count: files that could not be read, and records that others replace or that failed."""
+        return (*self._problems, *self.selection.left_out)
+
+    def filled(self, group: Group) -> Group:
+        """Return a group with its records' series; the last one is kept, since its windows follow each other.
+
+        What cannot be read as a whole after all is left out, and said among `left_out`.
+        """
+        if self._whole is None:
+            return group
+        if self._filled is None or self._filled[0] != id(group):
+            rows = {axes: self._wholes(records) for axes, records in group.rows.items()}
+            kept = {axes: records for axes, records in rows.items() if records}
+            self._filled = (id(group), Group(stage=group.stage, split=group.split, rows=kept))
+        return self._filled[1]
+
+    def _wholes(self, outlines: Sequence[Measurement]) -> tuple[Measurement, ...]:
+        assert self._whole is not None
+        found = []
+        for outline in outlines:
+            study = self.studies_of([outline.id])[0]
+            whole = self._whole(study, outline.id)
+            if isinstance(whole, str):
+                self._problems[f"{study}/{whole}"] = None
+            else:
+                found.append(replace(whole, trial=outline.trial))  # its round may have another number here
+        return tuple(found)
 
     def studies_of(self, ids: Iterable[str]) -> tuple[str, ...]:
         """Return which studies hold these records, in the order in which they were named."""
@@ -116,7 +160,7 @@ class Pool:
         """Say in what the two groups differ that differ least."""
         found = []
         for (one, other), _ in zip(pairs, range(_MOST_PAIRS), strict=False):
-            differing = differences(_first(one), _first(other), self.records)
+            differing = differences(_first(one), _first(other), self._trials)
             far = "workload" in differing
             found.append(
                 ((far, len(differing)), f"{self._name(one)} and {self._name(other)} differ in {said(differing)}.")
@@ -124,7 +168,7 @@ class Pool:
         return min(found, key=lambda pair: pair[0])[1] if found else ""
 
     def _difference(self, one: Group, other: Group) -> str:
-        differing = differences(_first(one), _first(other), self.records)
+        differing = differences(_first(one), _first(other), self._trials)
         split = {f"axes.{key}": (value, dict(other.split).get(key, "–")) for key, value in one.split}
         differing |= {key: values for key, values in split.items() if values[0] != values[1]}
         return said(differing)

@@ -7,7 +7,7 @@ and nothing invalid is ranked.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 from msgspec.structs import replace
@@ -20,7 +20,7 @@ from efficientllm.analysis.pareto import axes_of, front
 from efficientllm.analysis.pool import Pool
 from efficientllm.analysis.section import PARETO, Judged, judged_section
 from efficientllm.analysis.table import Cell, Column, Row
-from efficientllm.stats.best import probability_best
+from efficientllm.stats.best import share_best
 from efficientllm.stats.front import probability_front
 from efficientllm.stats.joint import Joint, joint
 from efficientllm.stats.score import Score, scores
@@ -93,12 +93,14 @@ class Rankings(msgspec.Struct, frozen=True, kw_only=True):
         rankings: in the order of the stages.
         not_ranked: what was measured and may not be ranked, with the reason.
         not_shown: points of grids that are not among the rankings.
+        more: further rankings that were passed over, since fewer were asked for.
         left_out: records that do not count, each with its reason.
     """
 
     rankings: tuple[Ranking, ...]
     not_ranked: tuple[str, ...] = ()
     not_shown: int = 0
+    more: int = 0
     left_out: tuple[str, ...] = ()
 
 
@@ -118,19 +120,25 @@ def rankings(pool: Pool, asked: Asked) -> Rankings:
     [('mqa', 1), ('gqa', 2), ('mha', 2), ('mla', 4)]
     """
     groups = pool.groups(asked)
-    shown, not_shown = shown_points(groups, asked)
+    shown = shown_points(groups, asked)
     made, not_ranked = [], dict[str, None]()
     said: set[int] = set()
-    for group, point in shown:
+    for group, point in shown.points:
         metrics = chosen_metrics(point[0], asked)
-        found = judged_section(group, point, metrics)
+        found = judged_section(pool.filled(group), point, metrics)
         if not found.ranked:
             not_ranked[not_ranked_text(found)] = None
             continue
         ranking = _ranking(pool, group, point, found, asked)
         made.append(replace(ranking, apart="" if id(group) in said else pool.apart(groups, group)))
         said.add(id(group))
-    return Rankings(rankings=tuple(made), not_ranked=tuple(not_ranked), not_shown=not_shown, left_out=pool.left_out)
+    return Rankings(
+        rankings=tuple(made),
+        not_ranked=tuple(not_ranked),
+        not_shown=shown.in_grids,
+        more=shown.more,
+        left_out=pool.left_out,
+    )
 
 
 def not_ranked_text(found: Judged) -> str:
@@ -144,12 +152,13 @@ def not_ranked_text(found: Judged) -> str:
 def _ranking(pool: Pool, group: Group, point: Point, found: Judged, asked: Asked) -> Ranking:
     section = found.section
     fit = {entry.column.key: found.fit(entry.column.key) for entry in found.metrics}
-    told, weights, left = _scored(found, fit, asked)
-    axes, on_front, uncertain = _front(found, fit, asked)
-    best = {key: _best(cells, found.metrics, key) for key, cells in fit.items()}
+    draws = _Draws(fit)
+    told, weights, left = _scored(found, fit, asked, draws)
+    axes, on_front, uncertain = _front(found, fit, asked, draws)
+    best = _best(fit, found.metrics, draws)
     rows = [
         _ranked(pool, row, told, on_front, best, found)
-        for row in (*section.rows, *missing_rows(group, pool.every, pool.records))
+        for row in (*section.rows, *missing_rows(group, pool.every, pool.stages))
         if row.outcome not in NEVER_SHOWN
     ]
     return Ranking(
@@ -167,8 +176,25 @@ def _ranking(pool: Pool, group: Group, point: Point, found: Judged, asked: Asked
     )
 
 
+class _Draws:
+    """Draws of some metrics and rows, made once for the same of both."""
+
+    def __init__(self, fit: Mapping[str, Mapping[str, Cell]]) -> None:
+        self._fit = fit
+        self._made: dict[tuple[tuple[str, ...], tuple[str, ...]], Joint | str] = {}
+
+    def of(self, keys: Iterable[str], names: Iterable[str]) -> Joint | str:
+        """Return draws, or why there are none; a subset of metrics is taken from draws that hold it."""
+        wanted = (tuple(keys), tuple(names))
+        for (metrics, rows), made in self._made.items():
+            if rows == wanted[1] and isinstance(made, Joint) and set(wanted[0]) <= set(metrics):
+                return made.of(wanted[0])
+        table = {key: {name: self._fit[key][name].values for name in wanted[1]} for key in wanted[0]}
+        return self._made.setdefault(wanted, joint(table))
+
+
 def _scored(
-    found: Judged, fit: Mapping[str, Mapping[str, Cell]], asked: Asked
+    found: Judged, fit: Mapping[str, Mapping[str, Cell]], asked: Asked, draws: _Draws
 ) -> tuple[dict[str, Score], dict[str, float], dict[str, str]]:
     """Return each row's score, the weights, and the metrics that have left it with the reason."""
     names = [row.technique for row in found.section.rows if row.cells]
@@ -178,7 +204,7 @@ def _scored(
     if len(names) < 2 or not weights:
         return {}, weights, left
     estimates = {key: {name: fit[key][name].value or 0.0 for name in names} for key in weights}
-    drawn = joint({key: {name: fit[key][name].values for name in names} for key in weights})
+    drawn = draws.of(weights, names)
     return scores(estimates, _better(found), weights, drawn if isinstance(drawn, Joint) else None), weights, left
 
 
@@ -194,7 +220,7 @@ def _why_left(found: Judged, key: str, cells: Mapping[str, Cell], names: Sequenc
 
 
 def _front(
-    found: Judged, fit: Mapping[str, Mapping[str, Cell]], asked: Asked
+    found: Judged, fit: Mapping[str, Mapping[str, Cell]], asked: Asked, draws: _Draws
 ) -> tuple[list[str], dict[str, tuple[tuple[str, ...], float | None]], str]:
     """Return the metrics of the front, each row's betters and its probability, and why there is none."""
     keys = [entry.column.key for entry in found.metrics] if asked.metrics else list(PARETO)
@@ -206,16 +232,22 @@ def _front(
     if len(axes) < 2 or len(rows) < 2:
         return [], {}, "no front: it needs two metrics and two rows"
     beaten = front(rows, axes)
-    drawn = joint({axis.key: {name: rows[name][axis.key].values for name in beaten} for axis in axes})
+    drawn = draws.of([axis.key for axis in axes], beaten)
     if isinstance(drawn, str):
         return [axis.key for axis in axes], {name: (by, None) for name, by in beaten.items()}, drawn
     shares = probability_front(drawn, _better(found))
     return [axis.key for axis in axes], {name: (by, shares[name]) for name, by in beaten.items()}, ""
 
 
-def _best(cells: Mapping[str, Cell], metrics: Sequence[MetricEntry], key: str) -> dict[str, float]:
-    better = next(entry.column.better for entry in metrics if entry.column.key == key)
-    return probability_best({name: cell.values for name, cell in cells.items()}, better).probability
+def _best(
+    fit: Mapping[str, Mapping[str, Cell]], metrics: Sequence[MetricEntry], draws: _Draws
+) -> dict[str, dict[str, float]]:
+    """Return by metric each row's probability of being best, where it can be told."""
+    found = {}
+    for entry in metrics:
+        drawn = draws.of([entry.column.key], fit[entry.column.key])
+        found[entry.column.key] = {} if isinstance(drawn, str) else share_best(drawn, entry.column.better)
+    return found
 
 
 def _better(found: Judged) -> dict[str, str]:

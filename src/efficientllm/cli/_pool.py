@@ -9,16 +9,24 @@ from efficientllm.errors import ResultsError, UserError
 
 if TYPE_CHECKING:
     from efficientllm.analysis.pool import Pool
+    from efficientllm.records.measurement import Measurement
+
+
+#: A terminal shows so many tables; more are counted, and asked for by name.
+MOST_TABLES = 24
 
 
 def pool_of(results: Path, names: list[str] | None) -> Pool:
-    """Read studies into a pool; without names the only study there is.
+    """Read studies into a pool, as outlines whose series are read when they are needed.
+
+    Without names it is the only study there is.
 
     Raises:
         ResultsError: there is no such study, or several and none was named.
     """
     from efficientllm.analysis.pool import Pool
-    from efficientllm.cli._tables import known_studies, read_study
+    from efficientllm.cli._tables import check_study, known_studies
+    from efficientllm.store.folder import Problem, Study, read_measurement
 
     names = list(dict.fromkeys(names or []))
     if not names:
@@ -26,9 +34,20 @@ def pool_of(results: Path, names: list[str] | None) -> Pool:
         if len(names) != 1:
             listed = ", ".join(names) or "none yet; `efficientllm run quickstart` makes one"
             raise ResultsError(f"which study? Give one or several of those in {results}: {listed}.")
-    read = {name: read_study(results, name) for name in names}
-    problems = tuple(f"{name}/{text}" for name, (_, texts) in read.items() for text in texts)
-    return Pool({name: records for name, (records, _) in read.items()}, problems)
+    for name in names:
+        check_study(results, name)
+    folders = {name: Study(results, name) for name in names}
+    import gc
+
+    read = {name: folder.outlines() for name, folder in folders.items()}
+    gc.freeze()  # they stay until the end: no use in looking through them for garbage
+    problems = [f"{name}/{problem}" for name, (_, found) in read.items() for problem in found]
+
+    def whole(study: str, measurement_id: str) -> Measurement | str:
+        found = read_measurement(folders[study].measurement_file(measurement_id))
+        return str(found) if isinstance(found, Problem) else found
+
+    return Pool({name: records for name, (records, _) in read.items()}, problems, whole)
 
 
 def names_in(text: str) -> tuple[str, ...]:

@@ -22,6 +22,18 @@ def known_studies(results: Path) -> list[str]:
     return [study for study in studies(results) if study not in _NO_TABLE]
 
 
+def check_study(results: Path, name: str) -> None:
+    """Refuse a study that is not there.
+
+    Raises:
+        ResultsError: with the nearest name.
+    """
+    known = known_studies(results)
+    if name not in known:
+        listed = ", ".join(known) or "none yet; `efficientllm run quickstart` makes one"
+        raise ResultsError(f"no study {name!r} in {results}. {did_you_mean(name, known)}Known: {listed}.")
+
+
 def read_study(results: Path, name: str) -> tuple[list[Measurement], tuple[str, ...]]:
     """Read a study's measurements and the problems with its files.
 
@@ -30,10 +42,7 @@ def read_study(results: Path, name: str) -> tuple[list[Measurement], tuple[str, 
     """
     from efficientllm.store.folder import Study
 
-    known = known_studies(results)
-    if name not in known:
-        listed = ", ".join(known) or "none yet; `efficientllm run quickstart` makes one"
-        raise ResultsError(f"no study {name!r} in {results}. {did_you_mean(name, known)}Known: {listed}.")
+    check_study(results, name)
     measurements, problems = Study(results, name).read_all()
     return measurements, tuple(str(problem) for problem in problems)
 

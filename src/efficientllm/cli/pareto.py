@@ -23,7 +23,9 @@ def pareto(
     stage: Stage = "",
     window: WindowName = "",
     rows: Rows = "",
-    every_point: Annotated[bool, typer.Option("--all", help="All points of a grid, not only the ends.")] = False,
+    every_point: Annotated[
+        bool, typer.Option("--all", help="All tables, of a grid all points, not only the ends.")
+    ] = False,
     results: Results = DEFAULT_RESULTS,
     as_json: AsJson = False,
 ) -> None:
@@ -31,9 +33,12 @@ def pareto(
     from efficientllm.analysis.asked import Asked
     from efficientllm.analysis.frontier import fronts
     from efficientllm.analysis.limits import limit_of
-    from efficientllm.cli._pool import names_in, pool_of
+    from efficientllm.cli._pool import MOST_TABLES, names_in, pool_of
 
-    asked = Asked(metrics=names_in(metrics), stage=stage, window=window, rows=names_in(rows), every_point=every_point)
+    asked = Asked(
+        metrics=names_in(metrics), stage=stage, window=window, rows=names_in(rows), every_point=every_point,
+        at_most=0 if every_point or as_json else MOST_TABLES,
+    )  # fmt: skip
     limits = [limit_of(text) for text in where or ()]
     found = fronts(pool_of(results, studies), asked, limits)
     if as_json:

@@ -41,7 +41,7 @@ def print_fronts(found: Fronts, console: Console) -> None:
     if not found.fronts:
         page.item("Nothing here has a front of these metrics.", bullet="")
     legend = LEGEND[: 2 if any(row.limits for one in found.fronts for row in one.rows) else 1]
-    print_ends(page, notes, legend if found.fronts else (), found.not_ranked, found.not_shown, found.left_out)
+    print_ends(page, notes, legend if found.fronts else (), found)
 
 
 def _print_one(one: Front, several: bool, notes: Footnotes, page: Printer, console: Console) -> None:

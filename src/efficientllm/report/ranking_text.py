@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.text import Text
 
+from efficientllm.analysis.frontier import Fronts
 from efficientllm.analysis.ranking import Ranked, Ranking, Rankings
 from efficientllm.analysis.table import Cell, Column
 from efficientllm.report import marks
@@ -46,28 +47,28 @@ def print_rankings(found: Rankings, console: Console) -> None:
     if not found.rankings:
         page.item("Nothing here can be ranked.", bullet="")
     legend = LEGEND if found.rankings else ()
-    print_ends(page, notes, legend, found.not_ranked, found.not_shown, found.left_out)
+    print_ends(page, notes, legend, found)
 
 
-def print_ends(
-    page: Printer, notes: Footnotes, legend: Sequence[str], not_ranked: Sequence[str], not_shown: int,
-    left_out: Sequence[str],
-) -> None:  # fmt: skip
+def print_ends(page: Printer, notes: Footnotes, legend: Sequence[str], found: Rankings | Fronts) -> None:
     """Print what stands beneath all tables: footnotes, the legend, and what is not in them."""
     page.line(Text())
     for reason in notes.reasons:
         page.item(reason, bullet=notes.mark(reason))
-    for text in not_ranked:
+    for text in found.not_ranked:
         page.item(f"not ranked: {text}", bullet="!")
     for text in legend:
         page.item(text, style="dim", bullet="")
-    if not_shown:
-        points = "1 point of a grid is" if not_shown == 1 else f"{not_shown} points of grids are"
+    if found.more:
+        text = f"{found.more} more tables are not shown: ask by --stage, --window or --rows, or for --all or --json"
+        page.item(text, bullet="!")
+    if found.not_shown:
+        points = "1 point of a grid is" if found.not_shown == 1 else f"{found.not_shown} points of grids are"
         page.item(f"{points} not shown: --all, or --window with its name", style="dim", bullet="")
-    for text in left_out[:_MOST_LEFT_OUT]:
+    for text in found.left_out[:_MOST_LEFT_OUT]:
         page.item(f"left out: {text}", style="dim", bullet="")
-    if len(left_out) > _MOST_LEFT_OUT:
-        page.item(f"left out: {len(left_out) - _MOST_LEFT_OUT} more, in --json", style="dim", bullet="")
+    if len(found.left_out) > _MOST_LEFT_OUT:
+        page.item(f"left out: {len(found.left_out) - _MOST_LEFT_OUT} more, in --json", style="dim", bullet="")
 
 
 def _print_one(ranking: Ranking, several: bool, notes: Footnotes, page: Printer, console: Console) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from efficientllm.stats.interval import SAME
-from efficientllm.stats.joint import DRAWS, joint
+from efficientllm.stats.joint import DRAWS, Joint, joint
 from efficientllm.stats.paired import direction
 
 
@@ -42,17 +42,21 @@ def probability_best(
     >>> probability_best({"a": {0: 1.0}, "b": {0: 2.0}}, "low").reason
     '1 round that all rows have: 3 are needed'
     """
-    import numpy as np
-
-    sign = direction(better)
     drawn = joint({"": rows}, draws=draws, seed=seed)
     if isinstance(drawn, str):
+        direction(better)
         held = [set(values) for values in rows.values()]
         return Best(probability={}, n=len(set.intersection(*held)) if held else 0, reason=drawn)
-    gains = sign * drawn.values[0]
+    return Best(probability=share_best(drawn, better), n=drawn.n)
+
+
+def share_best(drawn: Joint, better: str) -> dict[str, float]:
+    """Return row -> probability of being best, from draws of one metric."""
+    import numpy as np
+
+    gains = direction(better) * drawn.values[0]
     if (gains == gains[0]).all():  # no noise: what is the same shares the place
         wins = np.isclose(gains[0], gains[0].max(), rtol=SAME, atol=SAME).astype(np.float64)
     else:
-        wins = np.bincount(gains.argmax(axis=1), minlength=len(rows)).astype(np.float64)
-    shares = (wins / wins.sum()).tolist()
-    return Best(probability=dict(zip(rows, shares, strict=True)), n=drawn.n)
+        wins = np.bincount(gains.argmax(axis=1), minlength=len(drawn.rows)).astype(np.float64)
+    return dict(zip(drawn.rows, (wins / wins.sum()).tolist(), strict=True))

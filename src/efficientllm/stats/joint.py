@@ -9,7 +9,7 @@ metrics. Whatever is made of several metrics at once (who is on the front, a sco
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-#: Enough to tell a probability to half a percent.
-DRAWS = 10_000
+#: Enough to tell a probability to 0.7 % (its standard error, at a half).
+DRAWS = 5_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +41,12 @@ class Joint:
     values: Array
     n: int
 
+    def of(self, metrics: Sequence[str]) -> Joint:
+        """Return the draws of some of the metrics."""
+        chosen = [self.metrics.index(metric) for metric in metrics]
+        values = self.values[chosen[0]][None] if len(chosen) == 1 else self.values[chosen]
+        return Joint(metrics=tuple(metrics), rows=self.rows, values=values, n=self.n)
+
 
 def joint(table: Mapping[str, Mapping[str, Mapping[int, float]]], *, draws: int = DRAWS, seed: int = 0) -> Joint | str:
     """Return draws of metric -> row -> round -> value, or why there are none; the same seed gives the same.
@@ -52,7 +58,7 @@ def joint(table: Mapping[str, Mapping[str, Mapping[int, float]]], *, draws: int 
 
     >>> rows = {"a": {0: 1.00, 1: 1.02, 2: 1.01}, "b": {0: 1.5, 1: 1.52, 2: 1.51}}
     >>> joint({"time": rows, "bits": rows}).values.shape
-    (2, 10000, 2)
+    (2, 5000, 2)
     >>> joint({"time": {"a": {0: 1.0}, "b": {0: 2.0}}})
     '1 round that all rows have: 3 are needed'
     """

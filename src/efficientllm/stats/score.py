@@ -133,4 +133,4 @@ def _harmonic(scaled: Array, weights_M: Array) -> Array:
     """Return the weighted harmonic mean over the first axis, the metrics."""
     import numpy as np
 
-    return np.asarray(weights_M.sum() / np.tensordot(weights_M, 1 / scaled, axes=(0, 0)))
+    return np.asarray(weights_M.sum() / sum(weight / part for weight, part in zip(weights_M, scaled, strict=True)))

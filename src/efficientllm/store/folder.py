@@ -11,6 +11,7 @@ A file that cannot be read is reported by name, and the rest is still given.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from efficientllm.errors import ResultsError
-from efficientllm.records.codec import CodecError, decode, encode
+from efficientllm.records.codec import CodecError, decode, decode_outline, encode
 from efficientllm.records.measurement import Measurement
 from efficientllm.store.atomic import sweep, write_new
 from efficientllm.store.attempts import standing
@@ -105,6 +106,21 @@ class Study:
         problems: list[Problem] = []
         return list(self.measurements(problems)), problems
 
+    def outlines(self) -> tuple[list[Measurement], list[Problem]]:
+        """Return all that can be read, without their series, and by name what cannot; see `codec.decode_outline`.
+
+        The collector of garbage waits meanwhile: it would look through every record again and again.
+        """
+        was_on = gc.isenabled()
+        gc.disable()
+        try:
+            found = [read_measurement(path, outline=True) for path in self.files()]
+        finally:
+            if was_on:
+                gc.enable()
+        problems = [one for one in found if isinstance(one, Problem)]
+        return [one for one in found if isinstance(one, Measurement)], problems
+
     def done(self, trial_id: str, environment_id: str) -> Measurement | None:
         """Return the measurement that makes running this trial here needless, or None if it is to be run.
 
@@ -165,10 +181,16 @@ class Study:
         return dict(sorted((int(tail), path) for tail, path in numbered.items() if tail.isdecimal()))
 
 
-def read_measurement(path: Path) -> Measurement | Problem:
-    """Return the measurement of a file, or why it is none: truncated, foreign, too new, or under another's name."""
+def read_measurement(path: Path, *, outline: bool = False) -> Measurement | Problem:
+    """Return the measurement of a file, or why it is none: truncated, foreign, too new, or under another's name.
+
+    Args:
+        path: the file.
+        outline: whether its series are left out.
+    """
     try:
-        measurement = decode(path.read_bytes())
+        data = path.read_bytes()
+        measurement = decode_outline(data) if outline else decode(data)
     except CodecError as error:
         return Problem(path.name, f"no measurement: {error}")
     except OSError as error:
