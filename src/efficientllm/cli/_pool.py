@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 #: A terminal shows so many tables; more are counted, and asked for by name.
-MOST_TABLES = 24
+MOST_TABLES = 12
 
 
 def pool_of(results: Path, names: list[str] | None) -> Pool:
