@@ -57,7 +57,9 @@ def test_of_scores_intervals_at_least_nine_in_ten_hold_the_true_score():
                      for m, rows in table.items()}  # fmt: skip
         weights = {"time": 1.0, "bits": 2.0}
         found = scores(estimates, BETTER, weights, joint(table, draws=800, seed=number % 4))
-        exact = {m: {f"r{i}": float(np.exp(v)) for i, v in enumerate(row)} for m, row in zip(BETTER, truth, strict=True)}
+        exact = {
+            m: {f"r{i}": float(np.exp(v)) for i, v in enumerate(row)} for m, row in zip(BETTER, truth, strict=True)
+        }
         true = scores(exact, BETTER, weights)
         # the row that is worst in all has 0.1 in every draw: no coverage to speak of
         held += [found[r].low <= true[r].value <= found[r].high for r in found if 0.11 < true[r].value < 0.99]
@@ -73,6 +75,13 @@ def test_equal_rows_are_seldom_ranked_apart_by_score():
         found = scores(estimates, BETTER, dict.fromkeys(BETTER, 1.0), joint(table, draws=800, seed=number % 4))
         parted += any(score.rank != 1 for score in found.values())
     assert parted <= 0.08 * 200
+
+
+def test_rows_far_apart_are_ranked_by_score_one_after_the_other():
+    table = study(np.random.default_rng(6), np.array([[0.0, 0.3, 0.9], [0.0, 0.3, 0.9]]))
+    estimates = {m: {r: v[0] for r, v in rows.items()} for m, rows in table.items()}
+    found = scores(estimates, BETTER, dict.fromkeys(BETTER, 1.0), joint(table))
+    assert [(one.rank, one.tied) for one in found.values()] == [(1, False), (2, False), (3, False)]
 
 
 def test_draws_of_one_metric_are_those_of_the_probability_of_being_best():

@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from rich.console import Console
 from rich.text import Text
 
+from efficientllm.analysis.catalogue import group_of
 from efficientllm.analysis.frontier import Beating, Front, Fronts, Gain, Placed
 from efficientllm.analysis.table import Cell, Column
 from efficientllm.report import marks
 from efficientllm.report.blocks import Line, heading_line, table_lines
 from efficientllm.report.marks import Footnotes
 from efficientllm.report.printer import Printer
-from efficientllm.report.ranking_text import print_ends, share_text
+from efficientllm.report.ranking_text import ended_text, print_ends, share_text
 from efficientllm.units import percent_text, significant
 
 _STATES = {"front": "◆ on front", "beaten": "beaten", "out": "out", "no figure": "–"}
@@ -56,7 +57,7 @@ def _print_one(one: Front, several: bool, notes: Footnotes, page: Printer, conso
     for line in table_lines([_name(row, several) for row in rows], titles, grid, console.width):
         page.line(line)
     for ended in (row.row for row in one.rows if not row.row.cells):
-        page.item(f"{ended.technique}  {marks.outcome_text(ended)}", style="magenta", bullet="")
+        page.item(ended_text(ended), style="magenta", bullet="")
     columns = {column.key: column for column in one.columns}
     for row in rows:
         for beating in row.beatings:
@@ -86,7 +87,7 @@ def _cell(one: Front, row: Placed, column: Column, notes: Footnotes) -> Line:
     cell = row.row.cells.get(column.key, Cell(absent="not in this section"))
     if cell.value is None:
         return Line(Text(f"–{notes.mark(cell.absent)}"), Text())
-    why = one.floored.get(row.row.technique, "") if marks.group_of(column.key) == "quality" else ""
+    why = one.floored.get(row.row.technique, "") if group_of(column.key) == "quality" else ""
     figure = f"{marks.figure_text(column, cell.value)}{notes.mark(why) if why else ''}"
     return Line(Text(figure), Text(marks.evidence_text(cell), style="dim"))
 
@@ -129,5 +130,5 @@ def _difference(ratio: float, low: float | None, high: float | None) -> str:
         near, far = sorted((side * (low - 1), side * (high - 1)))
         ends = f" ({significant(100 * near, 2)}–{percent_text(far, 2)})"
         if near < 0:
-            ends = f" ({significant(100 * near, 2)} to {percent_text(far, 2)})"
+            ends = f" (−{significant(-100 * near, 2)} to {percent_text(far, 2)})"
     return f"{percent_text(abs(ratio - 1), 2)} {'more' if side > 0 else 'less'}{ends}"

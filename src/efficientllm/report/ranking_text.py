@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.text import Text
 
+from efficientllm.analysis.catalogue import group_of
 from efficientllm.analysis.frontier import Fronts
 from efficientllm.analysis.ranking import Ranked, Ranking, Rankings
-from efficientllm.analysis.table import Cell, Column
+from efficientllm.analysis.table import Cell, Column, Row
 from efficientllm.report import marks
 from efficientllm.report.blocks import Line, heading_line, table_lines
 from efficientllm.report.marks import Footnotes
@@ -83,7 +84,7 @@ def _print_one(ranking: Ranking, several: bool, notes: Footnotes, page: Printer,
     for line in table_lines(names, titles, [_cells(ranking, row, notes) for row in rows], console.width):
         page.line(line)
     for ended in (row.row for row in ranking.rows if not row.row.cells):
-        page.item(f"{ended.technique}  {marks.outcome_text(ended)}", style="magenta", bullet="")
+        page.item(ended_text(ended), style="magenta", bullet="")
     for text in _told(ranking, several):
         page.item(text, style="dim", bullet="")
 
@@ -92,6 +93,11 @@ def _with_figures(ranking: Ranking) -> list[Column]:
     """Return the columns in which some row has a figure; why the others have none is said below the table."""
     rows = [row.row.cells for row in ranking.rows if row.row.cells]
     return [column for column in ranking.columns if any(cells[column.key].value is not None for cells in rows)]
+
+
+def ended_text(row: Row) -> str:
+    """Say how a row without figures ended."""
+    return f"{row.technique}{' (baseline)' if row.baseline else ''}  {marks.outcome_text(row)}"
 
 
 def _name(ranked: Ranked, several: bool) -> Line:
@@ -130,7 +136,7 @@ def _cell(ranking: Ranking, ranked: Ranked, column: Column, notes: Footnotes) ->
 
 
 def _is_quality(column: Column) -> bool:
-    return marks.group_of(column.key) == "quality"
+    return group_of(column.key) == "quality"
 
 
 def _front(ranked: Ranked) -> Line:

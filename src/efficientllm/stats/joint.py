@@ -74,7 +74,7 @@ def joint(table: Mapping[str, Mapping[str, Mapping[int, float]]], *, draws: int 
         return f"{len(rounds)} {noun} that all rows have: {FEWEST_ROUNDS} are needed"
     values_MRN = np.array([[[rows[name][r] for r in rounds] for name in names] for rows in table.values()])
     require_finite(values_MRN.ravel().tolist())
-    logs_M = (values_MRN > 0).all(axis=(1, 2))
+    logs_M = np.asarray((values_MRN > 0).all(axis=(1, 2)))
     points_MRN = np.where(logs_M[:, None, None], np.log(np.where(values_MRN > 0, values_MRN, 1.0)), values_MRN)
     centers_MR, noise_M, correlation_MM = _fitted(points_MRN)
     df = (len(rounds) - 1) * (len(names) - 1)
