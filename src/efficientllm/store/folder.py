@@ -13,17 +13,22 @@ from __future__ import annotations
 
 import gc
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from efficientllm.errors import ResultsError
-from efficientllm.records.codec import CodecError, decode, decode_outline, encode
+from efficientllm.records.codec import CodecError, decode, decode_compact, decode_outline, encode
 from efficientllm.records.measurement import Measurement
 from efficientllm.store.atomic import sweep, write_new
 from efficientllm.store.attempts import standing
 from efficientllm.store.names import check_id, check_study_name, is_safe_id
+
+#: Of more measurements than so many the series are kept as compact arrays: a gigabyte in tuples is 300 MB in them.
+MOST_AT_LENGTH = 1000
+#: Makes a measurement of a file's bytes.
+Decode = Callable[[bytes], Measurement]
 
 
 @dataclass(frozen=True)
@@ -102,24 +107,13 @@ class Study:
                 problems.append(found)
 
     def read_all(self) -> tuple[list[Measurement], list[Problem]]:
-        """Return all that can be read, and by name what cannot."""
-        problems: list[Problem] = []
-        return list(self.measurements(problems)), problems
+        """Return all that can be read, and by name what cannot; of very many the series stand in compact arrays."""
+        files = self.files()
+        return _read(files, decode if len(files) <= MOST_AT_LENGTH else decode_compact)
 
     def outlines(self) -> tuple[list[Measurement], list[Problem]]:
-        """Return all that can be read, without their series, and by name what cannot; see `codec.decode_outline`.
-
-        The collector of garbage waits meanwhile: it would look through every record again and again.
-        """
-        was_on = gc.isenabled()
-        gc.disable()
-        try:
-            found = [read_measurement(path, outline=True) for path in self.files()]
-        finally:
-            if was_on:
-                gc.enable()
-        problems = [one for one in found if isinstance(one, Problem)]
-        return [one for one in found if isinstance(one, Measurement)], problems
+        """Return all that can be read, without their series, and by name what cannot; see `codec.decode_outline`."""
+        return _read(self.files(), decode_outline)
 
     def done(self, trial_id: str, environment_id: str) -> Measurement | None:
         """Return the measurement that makes running this trial here needless, or None if it is to be run.
@@ -181,16 +175,15 @@ class Study:
         return dict(sorted((int(tail), path) for tail, path in numbered.items() if tail.isdecimal()))
 
 
-def read_measurement(path: Path, *, outline: bool = False) -> Measurement | Problem:
+def read_measurement(path: Path, decoded: Decode = decode) -> Measurement | Problem:
     """Return the measurement of a file, or why it is none: truncated, foreign, too new, or under another's name.
 
     Args:
         path: the file.
-        outline: whether its series are left out.
+        decoded: how its bytes are read: as a whole, compactly, or as an outline.
     """
     try:
-        data = path.read_bytes()
-        measurement = decode_outline(data) if outline else decode(data)
+        measurement = decoded(path.read_bytes())
     except CodecError as error:
         return Problem(path.name, f"no measurement: {error}")
     except OSError as error:
@@ -198,6 +191,19 @@ def read_measurement(path: Path, *, outline: bool = False) -> Measurement | Prob
     if not is_safe_id(measurement.id) or measurement.id != path.stem:
         return Problem(path.name, f"holds the measurement {measurement.id!r}, which belongs in a file of that name")
     return measurement
+
+
+def _read(files: Sequence[Path], decoded: Decode) -> tuple[list[Measurement], list[Problem]]:
+    """Read files; the collector of garbage waits meanwhile, since it would look through all of them again and again."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        found = [read_measurement(path, decoded) for path in files]
+    finally:
+        if was_on:
+            gc.enable()
+    problems = [one for one in found if isinstance(one, Problem)]
+    return [one for one in found if isinstance(one, Measurement)], problems
 
 
 def studies(results: Path) -> list[str]:
