@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import product
+from itertools import combinations, product
 
 from msgspec.structs import replace
 
@@ -134,9 +134,10 @@ class Pool:
         whole = [self._only(group, rows) for group in found]
         together = [group for group in whole if group is not None and self._holds(group, rows)]
         if not together:
-            one, other = next(
-                (a, b) for a in rows for b in rows if a < b and not self._meet(found, (a, b))
-            ) if len(rows) > 1 else (rows[0], rows[0])  # fmt: skip
+            strangers = [pair for pair in combinations(rows, 2) if not self._meet(found, pair)]
+            if not strangers:
+                raise UserError(f"{', '.join(rows)} never stand in one group: rank them two by two.")
+            one, other = strangers[0]
             pairs = product(holders[one], holders[other])
             raise UserError(f"{one} and {other} may not be compared. {self._nearest(pairs)}")
         return together

@@ -69,7 +69,7 @@ def _at_once(rows: Rows, rounds: list[int], better: str, margin: float) -> dict[
     error_P = spread_P / math.sqrt(n)
     exact_P, scale_P = error_P == 0, np.where(error_P == 0, 1.0, error_P)
 
-    def beyond(distance_P: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+    def beyond(distance_P: np.ndarray) -> np.ndarray:
         return np.where(exact_P, np.where(distance_P >= 0, 0.0, 1.0), stdtr(n - 1, -distance_P / scale_P))
 
     bound = math.log1p(margin)
