@@ -41,7 +41,7 @@ _REPEATS = 5
 #: What the meters of a card sample beside memory and energy, and of how many points: as in the records of real cards.
 _SAMPLED = {"busy_ratio": "ratio", "power_w": "w", "power_instant_w": "w", "device_memory_bytes": "bytes",
             "sm_activity_ratio": "ratio", "dram_activity_ratio": "ratio", "clock_hz": "count"}  # fmt: skip
-_POINTS = 64
+_POINTS = 40
 #: Seconds and bytes that may not be passed, with 10,000 measurements.
 _MOST_S = {"rank": 3.0, "rank again": 3.0, "rank two": 3.0, "report": 10.0}
 _MOST_MEMORY_BYTES, _MOST_PAGE_BYTES = 1 << 30, 6_000_000

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -22,12 +22,11 @@ _MOST_NAMED = 4
 _DEVICES = "environment.machine_id"
 
 
-def key_of(record: Measurement) -> bytes:
+def key_of(record: Measurement) -> Hashable:
     """Return what records share that may be compared: all but axes, repeats and what the axes' values bring along."""
     trial = record.trial
-    parts = [trial.stage, _settings_key(trial), record.environment.machine_id, msgspec.to_builtins(trial.protocol),
-             trial.protocol_version, sorted(trial.axes), _data(record)]  # fmt: skip
-    return msgspec.json.encode(parts, order="deterministic")
+    return (trial.stage, _settings_key(trial), record.environment.machine_id, trial.protocol, trial.protocol_version,
+            tuple(sorted(trial.axes)), _data(record))  # fmt: skip
 
 
 def lineages(records: Sequence[Measurement]) -> dict[str, bytes]:
@@ -122,12 +121,12 @@ def _text(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
-def _data(record: Measurement) -> list[object] | None:
+def _data(record: Measurement) -> tuple[str, ...] | None:
     if record.data is None:
         return None
     details = record.data.details
-    domains = [told for key, told in sorted(details.items()) if key.startswith("domain_")]
-    return [record.data.corpus_sha256, record.data.tokenizer_sha256, details.get("samples_sha256", ""), *domains]
+    domains = (told for key, told in sorted(details.items()) if key.startswith("domain_"))
+    return (record.data.corpus_sha256, record.data.tokenizer_sha256, details.get("samples_sha256", ""), *domains)
 
 
 def _identifies(detail: str) -> bool:

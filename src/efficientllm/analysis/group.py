@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,7 +51,7 @@ class Group:
 
 def groups(records: Sequence[Measurement]) -> list[Group]:
     """Part records into groups: parents' stages before those that take their artifacts, else as they appear."""
-    keyed: dict[bytes, dict[bytes, list[Measurement]]] = {}
+    keyed: dict[Hashable, dict[bytes, list[Measurement]]] = {}
     lines = lineages(records)
     for record in records:
         keyed.setdefault(key_of(record), {}).setdefault(lines.get(record.trial.parent, b""), []).append(record)
