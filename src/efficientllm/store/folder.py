@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -95,7 +96,8 @@ class Study:
         """Return the stored files, sorted by name; temporary and hidden ones are none of them."""
         if not self.measurements_folder.is_dir():
             return []
-        return sorted(path for path in self.measurements_folder.glob("*.json") if not path.name.startswith("."))
+        names = sorted(name for name in os.listdir(self.measurements_folder) if name.endswith(".json"))
+        return [self.measurements_folder / name for name in names if not name.startswith(".")]
 
     def measurements(self, problems: list[Problem] | None = None) -> Iterator[Measurement]:
         """Yield what is stored, one at a time, in the order of the ids; append what cannot be read to `problems`."""
@@ -183,7 +185,8 @@ def read_measurement(path: Path, decoded: Decode = decode) -> Measurement | Prob
         decoded: how its bytes are read: as a whole, compactly, or as an outline.
     """
     try:
-        measurement = decoded(path.read_bytes())
+        with open(path, "rb", buffering=0) as file:
+            measurement = decoded(file.readall())
     except CodecError as error:
         return Problem(path.name, f"no measurement: {error}")
     except OSError as error:
