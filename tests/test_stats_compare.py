@@ -13,6 +13,7 @@ from scipy import stats as reference
 from efficientllm.stats.best import probability_best
 from efficientllm.stats.compare import equivalence, non_inferiority, paired, ranks, verdicts
 from efficientllm.stats.holm import holm
+from efficientllm.stats.pairs import compared_pairs
 from efficientllm.stats.proofs import by_peeking, by_sequential, by_verdicts, share_saying
 from efficientllm.stats.sequential import confidence_sequence, decide, rounds_needed, spent
 from efficientllm.stats.simulate import Spread, Steps, study_values, window_errors
@@ -307,3 +308,23 @@ def test_rounds_needed_falls_with_the_effect():
     needed = [rounds_needed(paired(noisy(c, seed=1), noisy(1.0, seed=2), "low")) for c in (0.99, 0.95, 0.8)]
     assert needed == sorted(needed, reverse=True) and needed[-1] == 3
     assert rounds_needed(paired(row(1.0, 1.0, 1.0), row(1.0, 1.0, 1.0), "low")) is None
+
+
+@given(
+    st.lists(
+        st.lists(st.sampled_from([1.0, 1.01, 1.02, 1.5, 2.0, 3.7, 1e-9, 1e12]), min_size=4, max_size=4),
+        min_size=3, max_size=6,
+    ),
+    st.integers(1, 4),
+    st.sampled_from([0.0, 0.02, 0.5]),
+    st.sampled_from(["low", "high"]),
+)  # fmt: skip
+def test_all_pairs_at_once_are_judged_as_one_by_one(table, rounds, margin, better):
+    rows = {f"r{i}": dict(enumerate(values[:rounds])) for i, values in enumerate(table)}
+    found = compared_pairs(rows, better, margin)
+    for (one, other), told in found.items():
+        alone = paired(rows[one], rows[other], better)
+        assert told.p_value == (None if alone.p_value is None else pytest.approx(alone.p_value, rel=1e-6, abs=1e-12))
+        p_same = equivalence(alone, margin)
+        assert told.p_same == (None if p_same is None else pytest.approx(p_same, rel=1e-6, abs=1e-9))
+        assert told.improves == alone.improves or abs(alone.shift) < 1e-12

@@ -7,6 +7,7 @@ Everywhere else a quantity is in its base unit and its name ends with it (`used_
 from __future__ import annotations
 
 import math
+import re
 
 GIB = 1024**3
 _BINARY = ((1024**4, "TiB"), (1024**3, "GiB"), (1024**2, "MiB"), (1024, "KiB"))
@@ -115,6 +116,52 @@ def quantity_text(value: float, unit: str, digits: int = 3) -> str:
     if head == "flop":
         return f"{count_text(value, digits)}{'' if abs(value) >= 1e3 else ' '}FLOP{tail}"
     return f"{count_text(value, digits)}" + ("" if unit == "count" else f" {unit}")
+
+
+def parse_quantity(text: str, unit: str) -> float:
+    """Read what a person writes of a quantity whose base unit is `unit`; a bare number is in the base unit.
+
+    Raises:
+        ValueError: no number, or a unit that is not one of this quantity; the message names those that are.
+
+    >>> parse_quantity("24GiB", "bytes") == 24 * GIB, parse_quantity("30 ms", "s"), parse_quantity("5 %", "ratio")
+    (True, 0.03, 0.05)
+    >>> parse_quantity("12.5k", "tokens/s"), parse_quantity("3 mJ", "j/token"), parse_quantity("2.1", "bits/byte")
+    (12500.0, 0.003, 2.1)
+    """
+    number = re.match(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)", text)
+    if number is None:
+        raise ValueError(f"{text!r} begins with no number")
+    word = text[number.end() :].strip()
+    sizes = _sizes_of(unit)
+    if word not in sizes:
+        known = ", ".join(name for name in sizes if name) or "none"
+        raise ValueError(f"{text!r}: {word!r} is no unit of it; known: {known}")
+    return float(number.group(1)) * sizes[word]
+
+
+def _sizes_of(unit: str) -> dict[str, float]:
+    """Return how large each unit is in which a quantity can be written, in its base unit."""
+    head, slash, per = unit.partition("/")
+    if unit in ("bits/byte", "perplexity", "nats/token", "score", "error", "setting"):
+        return {"": 1.0, unit: 1.0}
+    if head == "ratio":
+        return {"": 1.0, "%": 0.01}
+    if head == "factor":
+        return {"": 1.0, "×": 1.0, "x": 1.0}
+    if head == "bytes":
+        names = {"": 1.0, "B": 1.0} | {name: float(size) for size, name in _BINARY}
+        names |= {f"{prefix}B": size for size, prefix in _DECIMAL}
+    elif head == "s":
+        names = {"": 1.0, "min": 60.0, "h": 3600.0} | {f"{prefix}s": size for size, prefix in _SMALL}
+    elif head in ("j", "w"):
+        base = head.upper()
+        names = {"": 1.0} | {f"{prefix}{base}": size for size, prefix in (*_SMALL, *_DECIMAL)}
+        names |= {"Wh": 3.6e3, "kWh": 3.6e6} if head == "j" else {}
+    else:
+        names = {"": 1.0} | {prefix: size for size, prefix in _DECIMAL}
+        names |= {f"{prefix}FLOP": size for prefix, size in list(names.items())} if head == "flop" else {}
+    return names | {f"{name}{slash}{per}": size for name, size in names.items()} if slash else names
 
 
 def _small(value: float, name: str, digits: int) -> str:

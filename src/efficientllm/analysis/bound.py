@@ -11,24 +11,22 @@ from efficientllm.analysis.table import Cell
 _MARGIN = 0.02
 
 
-def implementation_bound(latency: Mapping[str, Cell], attained: Mapping[str, float]) -> list[str]:
-    """Return the rows whose order would flip if all attained the same share of the hardware's limit.
+def bound_pairs(latency: Mapping[str, Cell], attained: Mapping[str, float]) -> list[tuple[str, str]]:
+    """Return the pairs of rows whose order would flip if both attained the same share of the hardware's limit.
 
     The shortest possible time of a row's own work is its latency times what it attained; where that order is the other
     way round than the measured one, the measured order says as much of the implementations as of the techniques.
 
     >>> cells = {"a": Cell(value=1.0), "b": Cell(value=2.0), "c": Cell(value=8.0)}
-    >>> implementation_bound(cells, {"a": 0.8, "b": 0.2, "c": 0.5})
-    ['a', 'b']
+    >>> bound_pairs(cells, {"a": 0.8, "b": 0.2, "c": 0.5})
+    [('a', 'b')]
     """
     times = {name: cell.value for name, cell in latency.items() if cell.value and name in attained}
-    flipped = set()
-    for one, other in combinations(times, 2):
-        a, b = times[one], times[other]
-        floor_a, floor_b = a * attained[one], b * attained[other]
-        if _sign(a, b) * _sign(floor_a, floor_b) < 0:
-            flipped |= {one, other}
-    return [name for name in times if name in flipped]
+    return [
+        (one, other)
+        for one, other in combinations(times, 2)
+        if _sign(times[one], times[other]) * _sign(times[one] * attained[one], times[other] * attained[other]) < 0
+    ]
 
 
 def _sign(a: float, b: float) -> int:

@@ -73,6 +73,8 @@ def example_study(
     variants: tuple[Variant, ...] = VARIANTS,
     protocol: Protocol = PROTOCOLS["standard"],
     decode: tuple[Grid, ...] = (Grid(batch=1, tokens=8192), Grid(batch=16, tokens=8192)),
+    size: str = "tiny",
+    vocab_tokens: int = 2048,
 ) -> list[Measurement]:
     """Make up a study: round by round, pretraining and then inference of each variant; the first is the baseline.
 
@@ -84,6 +86,8 @@ def example_study(
         variants: the techniques.
         protocol: of all trials.
         decode: the decode grid.
+        size: of the model, in its settings alone: the invented figures stay.
+        vocab_tokens: likewise.
 
     >>> [m.trial.technique() for m in example_study(repeats=1)][:5]
     ['mha', 'gqa', 'mqa', 'mla', 'mha']
@@ -94,12 +98,16 @@ def example_study(
     for repeat in range(repeats):
         parents = []
         for variant in variants:
-            settings: Settings = PretrainSettings(mixer=Choice(name=variant.name), tokens=327_680, vocab_tokens=2048)
+            settings: Settings = PretrainSettings(
+                mixer=Choice(name=variant.name), size=size, tokens=327_680, vocab_tokens=vocab_tokens
+            )
             trial = _trial(settings, variant, repeat, kind, protocol, "pretrain", "")
             parents.append(trial)
             made.append(_pretrained(trial, variant, environment, energy, rng))
         for variant, parent in zip(variants, parents, strict=True):
-            settings = InferenceSettings(mixer=Choice(name=variant.name), decode=decode, vocab_tokens=2048)
+            settings = InferenceSettings(
+                mixer=Choice(name=variant.name), size=size, decode=decode, vocab_tokens=vocab_tokens
+            )
             trial = _trial(settings, variant, repeat, kind, protocol, "inference", parent.id)
             made.append(_inferred(trial, variant, environment, energy, oom, rng))
     return [replace(m, started_at=f"2026-11-03T10:{i // 60:02d}:{i % 60:02d}Z") for i, m in enumerate(made)]

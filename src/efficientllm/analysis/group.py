@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
+from efficientllm.analysis.comparable import key_of, lineages
 from efficientllm.analysis.select import counts
-from efficientllm.records.choice import Choice
 from efficientllm.records.measurement import Measurement
-from efficientllm.records.model_settings import ModelSettings
-from efficientllm.records.preset import OPEN, fill_slots
 from efficientllm.records.serve_settings import ServeSettings
 from efficientllm.records.settings import InferenceSettings, VerifySettings
 from efficientllm.records.training_settings import TrainingSettings
-from efficientllm.records.trial import Trial
 from efficientllm.units import count_text
 
 #: Windows that are no section of their own: they are read from within the others, or reported apart.
 _NOT_COMPARED = ("load", "idle", "quality", "curve", "search", "forgetting_before", "forgetting_after")
 #: … and those of each text and each set of questions: see `by_text`.
 _OF_QUALITY = ("quality_", "task_")
-
-#: What a user calls a loop of his own is its technique, no condition.
-_LOOP_NAME = "name"
 
 Axes = tuple[tuple[str, str], ...]
 #: Name and coordinates of a window.
@@ -58,18 +51,19 @@ class Group:
 
 def groups(records: Sequence[Measurement]) -> list[Group]:
     """Part records into groups: parents' stages before those that take their artifacts, else as they appear."""
-    keyed: dict[bytes, list[Measurement]] = {}
+    keyed: dict[Hashable, dict[bytes, list[Measurement]]] = {}
+    lines = lineages(records)
     for record in records:
-        keyed.setdefault(_key(record), []).append(record)
-    found = [group for members in _with_their_data(list(keyed.values())) for group in _split(members)]
+        keyed.setdefault(key_of(record), {}).setdefault(lines.get(record.trial.parent, b""), []).append(record)
+    parted = [members for by_line in keyed.values() for members in _with_their_parents(by_line)]
+    found = [group for members in _with_their_data(parted) for group in _split(members)]
     depth = _depths(records)
     return sorted(found, key=lambda group: depth[group.stage])
 
 
-def parent_stage(group: Group, records: Sequence[Measurement]) -> str:
-    """Return the stage whose artifacts a group's trials take, empty where there is none among the records."""
-    parents = {record.trial.parent for record in group.records()}
-    return next((record.trial.stage for record in records if record.trial.id in parents), "")
+def stages_of(records: Sequence[Measurement]) -> dict[str, str]:
+    """Return trial -> its stage: with a trial's parent, whose artifacts it takes."""
+    return {record.trial.id: record.trial.stage for record in records}
 
 
 def points(group: Group) -> list[Point]:
@@ -137,62 +131,25 @@ def _step_text(settings: TrainingSettings) -> str:
     return f"{settings.rows_per_step} × {settings.sequence_tokens}"
 
 
-def _key(record: Measurement) -> bytes:
-    trial = record.trial
-    chosen = {trial.selected.over: trial.selected.value} if trial.selected else {}
-    settings = _without(msgspec.to_builtins(trial.settings), {**trial.axes, **chosen})
-    settings = {key: value for key, value in settings.items() if key not in _filled(trial)}
-    parts = [trial.stage, settings, record.environment.machine_id, msgspec.to_builtins(trial.protocol),
-             trial.protocol_version, sorted(trial.axes)]  # fmt: skip
-    data = record.data and (
-        record.data.corpus_sha256, record.data.tokenizer_sha256, record.data.details.get("samples_sha256", ""),
-        *(told for key, told in sorted(record.data.details.items()) if key.startswith("domain_")),
-    )  # fmt: skip
-    return msgspec.json.encode([parts, data], order="deterministic")
+def _with_their_parents(by_line: Mapping[bytes, list[Measurement]]) -> list[list[Measurement]]:
+    """Put records whose parent is not here to the others, where there is one kind of them: it is not known to differ.
 
-
-def _filled(trial: Trial) -> set[str]:
-    """Return the slots that hold what the axes' own values put there: part of the lever, no condition beside it.
-
-    A mixer that keeps positions itself comes with none, where others come with rope: both stand in one section.
+    Args:
+        by_line: what their artifacts came to be under, empty where it is not known -> records alike in all else.
     """
-    settings = trial.settings
-    if not isinstance(settings, ModelSettings):
-        return set()
-    slots = ("mixer", "position", "mlp")
-    chosen = {slot: getattr(settings, slot) if slot in trial.axes else OPEN for slot in slots}
-    filled = _filling(settings.size, msgspec.json.encode([settings.preset, chosen]))
-    return {slot for slot in slots if slot not in trial.axes and getattr(settings, slot) == filled[slot]}
-
-
-@functools.lru_cache(maxsize=1024)
-def _filling(size: str, chosen: bytes) -> dict[str, Choice]:
-    """Return what `fill_slots` puts into the slots; cached, since it reads entry files and records are many."""
-    preset, slots = msgspec.json.decode(chosen, type=tuple[Choice, dict[str, Choice]])
-    return fill_slots(size, preset, slots)
-
-
-def _without(settings: dict[str, Any], axes: dict[str, str]) -> dict[str, Any]:
-    """Take out what the axes set (`mixer`, `shape.num_kv_heads`) and the path of a user's file."""
-    left = {key: value for key, value in settings.items() if key not in (*axes, _LOOP_NAME)}
-    for axis in axes:
-        head, _, rest = axis.partition(".")
-        if rest and isinstance(left.get(head), dict):
-            left[head] = {key: value for key, value in left[head].items() if key != rest}
-    return {key: _pathless(value) for key, value in left.items()}
-
-
-def _pathless(value: Any) -> Any:
-    return {**value, "path": ""} if isinstance(value, dict) and "sha256" in value else value
+    known = [members for line, members in by_line.items() if line]
+    if len(known) != 1 or b"" not in by_line:
+        return list(by_line.values())
+    return [[*known[0], *by_line[b""]]]
 
 
 def _with_their_data(parted: list[list[Measurement]]) -> list[list[Measurement]]:
     """Put records that ended before their text was read to the records they would have been compared with."""
     whole = [members for members in parted if members[0].data is not None]
-    keys = [_key(msgspec.structs.replace(members[0], data=None)) for members in whole]
+    keys = [key_of(msgspec.structs.replace(members[0], data=None)) for members in whole]
     for members in parted:
         if members[0].data is None:
-            key = _key(members[0])
+            key = key_of(members[0])
             if key in keys:
                 whole[keys.index(key)].extend(members)
             else:
@@ -202,6 +159,7 @@ def _with_their_data(parted: list[list[Measurement]]) -> list[list[Measurement]]
 
 def _split(members: list[Measurement]) -> list[Group]:
     """Part a group whose baseline occurs with several values of other axes: one lever at a time."""
+    members = _rounds(members)
     rows: dict[Axes, list[Measurement]] = {}
     for record in members:
         rows.setdefault(tuple(record.trial.axes.items()), []).append(record)
@@ -213,6 +171,26 @@ def _split(members: list[Measurement]) -> list[Group]:
         parts.setdefault(split, {})[axes] = tuple(sorted(records, key=lambda r: r.trial.repeat))
     stage = members[0].trial.stage or members[0].trial.settings_workload()
     return [Group(stage=stage, split=split, rows=part) for split, part in parts.items()]
+
+
+def _rounds(members: list[Measurement]) -> list[Measurement]:
+    """Number the rounds anew where a row has two records of one repeat (of two studies with other seeds, say).
+
+    A round is a repeat with its seed. Of records that are alike in both the newest stays: an axis' values, seed and
+    conditions are all that a figure can hang on here.
+    """
+    kept: dict[tuple[Axes, int, int], Measurement] = {}
+    for record in members:
+        key = (tuple(record.trial.axes.items()), record.trial.repeat, record.trial.seed)
+        if key not in kept or record.started_at >= kept[key].started_at:
+            kept[key] = record
+    if len({(axes, repeat) for axes, repeat, _ in kept}) == len(kept):
+        return list(kept.values())
+    numbers = {told: number for number, told in enumerate(sorted({(repeat, seed) for _, repeat, seed in kept}))}
+    return [
+        msgspec.structs.replace(record, trial=msgspec.structs.replace(record.trial, repeat=numbers[repeat, seed]))
+        for (_, repeat, seed), record in kept.items()
+    ]
 
 
 def _depths(records: Sequence[Measurement]) -> dict[str, int]:

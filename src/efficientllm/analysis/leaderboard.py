@@ -11,11 +11,12 @@ from efficientllm.analysis.budgets import budget_section
 from efficientllm.analysis.by_text import quality_sections
 from efficientllm.analysis.crossover import crossovers
 from efficientllm.analysis.grid import gridded, grids
-from efficientllm.analysis.group import Group, groups, parent_stage, points
+from efficientllm.analysis.group import groups, points, stages_of
+from efficientllm.analysis.missing import missing_rows
 from efficientllm.analysis.rank_changes import rank_change_lines, rank_changes
 from efficientllm.analysis.section import section
 from efficientllm.analysis.select import counts, select
-from efficientllm.analysis.table import Row, Section, StudyTable
+from efficientllm.analysis.table import Section, StudyTable
 from efficientllm.analysis.verdict import sentences
 from efficientllm.records.measurement import Measurement
 from efficientllm.records.window import Caution
@@ -47,9 +48,9 @@ def study_table(
     kept = [record for record in selection.records if counts(record)]
     sections: list[Section] = []
     cautions: list[Caution] = []
-    parted = groups(selection.records)
+    parted, stages = groups(selection.records), stages_of(selection.records)
     for group in parted:
-        missing = _missing(group, parted, selection.records)
+        missing = missing_rows(group, parted, stages)
         for point in points(group):
             made, found = section(group, point, detail=detail)
             sections.append(replace(made, rows=(*made.rows, *missing)))
@@ -72,23 +73,6 @@ def study_table(
         left_out=selection.left_out,
     )
     return replace(table, verdict=sentences(table))
-
-
-def _missing(group: Group, parted: Sequence[Group], records: Sequence[Measurement]) -> tuple[Row, ...]:
-    """Return rows for techniques of the parent stage that failed there and have no record here."""
-    source = parent_stage(group, records)
-    present = [dict(axes) for axes in group.rows]
-    machine = group.records()[0].environment.machine_id
-    rows = []
-    for parent in parted:
-        if parent.stage != source or parent.records()[0].environment.machine_id != machine:
-            continue
-        for axes, parents in parent.rows.items():
-            here = any(dict(axes).items() <= one.items() for one in present)
-            if not here and not any(counts(record) for record in parents):
-                reason = f"not measured: {source} ended {parents[0].outcome}: {parents[0].reason}"
-                rows.append(Row(technique=parents[0].trial.technique(), outcome="missing", reason=reason))
-    return tuple(rows)
 
 
 def _merged(cautions: Sequence[Caution]) -> tuple[Caution, ...]:

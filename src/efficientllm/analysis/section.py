@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from efficientllm.analysis import cells as cell_of
 from efficientllm.analysis import floor
-from efficientllm.analysis.bound import implementation_bound
-from efficientllm.analysis.catalogue import applicable, headline
+from efficientllm.analysis.bound import bound_pairs
+from efficientllm.analysis.catalogue import applicable, entry_of, headline
 from efficientllm.analysis.cells import Seen
 from efficientllm.analysis.group import Group, Point, conditions
 from efficientllm.analysis.metrics._contract import MetricEntry
@@ -28,6 +29,35 @@ _UNRANKED = ("smoke",)
 Table = dict[str, dict[str, Cell]]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """The rows of a group in one of its windows.
+
+    Attributes:
+        section: as a table shows it.
+        metrics: those of its columns.
+        ranked: whether the protocol is careful enough for ranks.
+        floored: rows whose quality is at its floor, with the reason.
+        bound: pairs of rows whose order by time would flip if both attained the same share of the hardware's limit.
+    """
+
+    section: Section
+    metrics: tuple[MetricEntry, ...]
+    ranked: bool
+    floored: dict[str, str]
+    bound: tuple[tuple[str, str], ...]
+
+    def fit(self, key: str) -> dict[str, Cell]:
+        """Return the cells of one metric that may be ranked: those with a figure, quality at its floor left out."""
+        of_quality = any(entry.group == "quality" for entry in self.metrics if entry.column.key == key)
+        return {
+            row.technique: row.cells[key]
+            for row in self.section.rows
+            if key in row.cells and row.cells[key].value is not None
+            if not (of_quality and row.technique in self.floored)
+        }
+
+
 def section(group: Group, point: Point, *, detail: bool = False) -> tuple[Section, list[Caution]]:
     """Return a section and, by code, where its reader must beware.
 
@@ -36,8 +66,21 @@ def section(group: Group, point: Point, *, detail: bool = False) -> tuple[Sectio
         point: name and coordinates of the window.
         detail: whether the columns are all metrics that apply, without ranks, not only the one of each kind.
     """
+    metrics = applicable(point[0]) if detail else headline(point[0])
+    found = judged_section(group, point, metrics, detail=detail)
+    return found.section, _cautions(found)
+
+
+def judged_section(group: Group, point: Point, metrics: Sequence[MetricEntry], *, detail: bool = False) -> Judged:
+    """Return the rows of a group in a window, by the metrics asked for.
+
+    Args:
+        group: records that may be compared.
+        point: name and coordinates of the window.
+        metrics: its columns.
+        detail: whether nothing is ranked.
+    """
     window = Window(name=point[0], coordinates=dict(point[1]))
-    metrics = applicable(window.name) if detail else headline(window.name)
     records = {found[0].trial.technique(): found for found in group.rows.values()}
     seen = {name: found for name, of in records.items() if (found := seen_in(of, window))}
     ranked = is_ranked(group)
@@ -55,8 +98,8 @@ def section(group: Group, point: Point, *, detail: bool = False) -> tuple[Sectio
         rows=(*rows, *failed),
         conditions=conditions(group),
     )
-    bound = _implementations(table, said) if ranked else []
-    return made, _cautions(group.stage, window, ranked, list(floored), bound)
+    bound = _implementations(seen, said) if ranked else []
+    return Judged(section=made, metrics=tuple(metrics), ranked=ranked, floored=floored, bound=tuple(bound))
 
 
 def is_ranked(group: Group) -> bool:
@@ -125,15 +168,20 @@ def _beaten(table: Table, metrics: Sequence[MetricEntry]) -> dict[str, tuple[str
     return front(table, axes) if len(axes) > 1 and len(table) > 1 else {}
 
 
-def _implementations(table: Table, said: Mapping[str, Mapping[str, float]]) -> list[str]:
+def _implementations(
+    seen: Mapping[str, Sequence[Seen]], said: Mapping[str, Mapping[str, float]]
+) -> list[tuple[str, str]]:
     attained = {name: figures["attained"] for name, figures in said.items() if "attained" in figures}
-    latency = {name: cells["latency_median"] for name, cells in table.items() if "latency_median" in cells}
-    return implementation_bound(latency, attained) if len(latency) <= cell_of.MOST_RANKED else []
+    entry = entry_of("latency_median")
+    if entry is None or len(attained) < 2 or len(seen) > cell_of.MOST_RANKED:
+        return []
+    return bound_pairs({name: cell_of.measure(entry, seen[name], {}) for name in attained}, attained)
 
 
-def _cautions(stage: str, window: Window, ranked: bool, floored: Sequence[str], bound: Sequence[str]) -> list[Caution]:
-    place = where(stage, window.label())
-    found = [Caution(code="not_ranked", text=stage)] if not ranked else []
-    found += [Caution(code="at_floor", text=f"{place} ({', '.join(floored)})")] if floored else []
-    found += [Caution(code="implementation_bound", text=f"{place} ({', '.join(bound)})")] if bound else []
-    return found
+def _cautions(found: Judged) -> list[Caution]:
+    place = where(found.section.stage, found.section.window)
+    said = [Caution(code="not_ranked", text=found.section.stage)] if not found.ranked else []
+    said += [Caution(code="at_floor", text=f"{place} ({', '.join(found.floored)})")] if found.floored else []
+    rows = [row.technique for row in found.section.rows if any(row.technique in pair for pair in found.bound)]
+    said += [Caution(code="implementation_bound", text=f"{place} ({', '.join(rows)})")] if rows else []
+    return said

@@ -15,18 +15,34 @@ if TYPE_CHECKING:
 _NO_TABLE = ("calibration",)
 
 
+def known_studies(results: Path) -> list[str]:
+    """Return the studies of a results folder that have a table."""
+    from efficientllm.store.folder import studies
+
+    return [study for study in studies(results) if study not in _NO_TABLE]
+
+
+def check_study(results: Path, name: str) -> None:
+    """Refuse a study that is not there.
+
+    Raises:
+        ResultsError: with the nearest name.
+    """
+    known = known_studies(results)
+    if name not in known:
+        listed = ", ".join(known) or "none yet; `efficientllm run quickstart` makes one"
+        raise ResultsError(f"no study {name!r} in {results}. {did_you_mean(name, known)}Known: {listed}.")
+
+
 def read_study(results: Path, name: str) -> tuple[list[Measurement], tuple[str, ...]]:
     """Read a study's measurements and the problems with its files.
 
     Raises:
         ResultsError: there is no such study, with the nearest name.
     """
-    from efficientllm.store.folder import Study, studies
+    from efficientllm.store.folder import Study
 
-    known = [study for study in studies(results) if study not in _NO_TABLE]
-    if name not in known:
-        listed = ", ".join(known) or "none yet; `efficientllm run quickstart` makes one"
-        raise ResultsError(f"no study {name!r} in {results}. {did_you_mean(name, known)}Known: {listed}.")
+    check_study(results, name)
     measurements, problems = Study(results, name).read_all()
     return measurements, tuple(str(problem) for problem in problems)
 

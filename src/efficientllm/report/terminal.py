@@ -11,7 +11,6 @@ Where the console is too narrow the columns come in several blocks; no figure is
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -19,24 +18,12 @@ from rich.text import Text
 
 from efficientllm.analysis.table import Cell, Column, Row, Section, StudyTable
 from efficientllm.report import marks
+from efficientllm.report.blocks import Line, chunks, heading_line, joined
 from efficientllm.report.marks import Footnotes
 from efficientllm.report.printer import Printer
 
 _STYLES = {"better": "green", "worse": "red", "equivalent": "cyan", "unresolved": "yellow"}
-_GAP = "  "
 _MOST_LEFT_OUT = 5
-
-
-@dataclass(frozen=True)
-class Line:
-    """The two lines of one cell."""
-
-    first: Text
-    second: Text
-
-    def width(self) -> int:
-        """Return the cells that the wider line takes."""
-        return max(cell_len(self.first.plain), cell_len(self.second.plain))
 
 
 def print_table(table: StudyTable, console: Console) -> None:
@@ -94,8 +81,8 @@ def _blocks(sections: Sequence[Section], notes: Footnotes, console: Console) -> 
     ]
     for section, grid in zip(sections, grids, strict=True):
         yield Text()
-        yield _heading(section)
-        for chunk in _chunks(widths[: len(section.columns)], console.width - name_width):
+        yield heading_line(section.stage, section.window, section.conditions)
+        for chunk in chunks(widths[: len(section.columns)], console.width - name_width):
             yield from _block(section, grid, chunk, widths, name_width)
         yield from _failures(section, console)
 
@@ -134,43 +121,16 @@ def _width_of(section: Section, grid: Sequence[Sequence[Line]], index: int) -> i
     return max([cell_len(section.columns[index].title), *(cells[index].width() for cells in grid)])
 
 
-def _chunks(widths: Sequence[int], room: int) -> Iterator[list[int]]:
-    """Give runs of column numbers that fit into the room, as even as can be, each at least one column."""
-    for at_most in range(len(widths), 0, -1):
-        number = -(-len(widths) // at_most)
-        size = -(-len(widths) // number)
-        runs = [list(range(i, min(i + size, len(widths)))) for i in range(0, len(widths), size)]
-        if at_most == 1 or all(sum(widths[i] + len(_GAP) for i in run) <= room for run in runs):
-            yield from runs
-            return
-
-
-def _heading(section: Section) -> Text:
-    text = Text(marks.heading(section.stage, section.window), style="bold underline")
-    shown = ("model", "dtype", "tokens", "device", "protocol")
-    said = [section.conditions[key] for key in shown if key in section.conditions]
-    return text.append(f"  {', '.join(said)}", style="not bold not underline dim")
-
-
 def _block(
     section: Section, grid: Sequence[Sequence[Line]], chunk: Sequence[int], widths: Sequence[int], name_width: int
 ) -> Iterator[Text]:
     titles = [Text(section.columns[index].title, style="dim italic") for index in chunk]
-    yield _joined(Text(), titles, chunk, widths, name_width)
+    yield joined(Text(), titles, chunk, widths, name_width)
     rows = [row for row in section.rows if row.cells]
     for row, cells in zip(rows, grid, strict=True):
         name, lines = _name(row), [cells[index] for index in chunk]
-        yield _joined(name.first, [line.first for line in lines], chunk, widths, name_width)
-        yield _joined(name.second, [line.second for line in lines], chunk, widths, name_width)
-
-
-def _joined(name: Text, parts: Sequence[Text], chunk: Sequence[int], widths: Sequence[int], name_width: int) -> Text:
-    line = Text().append_text(name).append(" " * (name_width - cell_len(name.plain)))
-    for index, part in zip(chunk, parts, strict=True):
-        line.append(_GAP + " " * (widths[index] - cell_len(part.plain)))
-        line.append_text(part)
-    line.rstrip()
-    return line
+        yield joined(name.first, [line.first for line in lines], chunk, widths, name_width)
+        yield joined(name.second, [line.second for line in lines], chunk, widths, name_width)
 
 
 def _failures(section: Section, console: Console) -> Iterator[Text]:

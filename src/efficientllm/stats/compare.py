@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import combinations
 
 from efficientllm.stats.holm import holm
 from efficientllm.stats.limit import Limit, non_inferiority
 from efficientllm.stats.paired import Comparison, equivalence, paired
+from efficientllm.stats.pairs import compared_pairs
 
 __all__ = [
     "Comparison",
@@ -104,7 +104,7 @@ def judged(compared: Mapping[str, Comparison], margin: float, *, alpha: float = 
     same = holm({name: equivalence(comparison, margin) for name, comparison in compared.items()})
     return {
         name: Verdict(
-            word=_word(comparison, different[name], same[name], alpha),
+            word=_word(comparison.improves, different[name], same[name], alpha),
             comparison=comparison,
             p_value=different[name],
             p_equivalent=same[name],
@@ -125,15 +125,12 @@ def ranks(
     >>> {name: rank.rank for name, rank in ranks(rows, "low").items()}
     {'a': 1, 'b': 2, 'c': 1}
     """
-    compared = {
-        (one, other): paired(rows[one], rows[other], better, resolution=resolution)
-        for one, other in combinations(rows, 2)
-    }
-    different = holm({pair: comparison.p_value for pair, comparison in compared.items()})
-    same = holm({pair: equivalence(comparison, margin) for pair, comparison in compared.items()})
+    compared = compared_pairs(rows, better, margin, resolution)
+    different = holm({pair: one.p_value for pair, one in compared.items()})
+    same = holm({pair: one.p_same for pair, one in compared.items()})
     beaten_by: dict[str, list[str]] = {name: [] for name in rows}
-    for (one, other), comparison in compared.items():
-        word = _word(comparison, different[one, other], same[one, other], alpha)
+    for (one, other), found in compared.items():
+        word = _word(found.improves, different[one, other], same[one, other], alpha)
         if word == "better":
             beaten_by[other].append(one)
         elif word == "worse":
@@ -149,10 +146,10 @@ def ranks(
     }
 
 
-def _word(comparison: Comparison, p_different: float | None, p_same: float | None, alpha: float) -> str:
+def _word(improves: bool, p_different: float | None, p_same: float | None, alpha: float) -> str:
     # each one-sided test at half of alpha: `equivalent` is said when the two-sided interval lies within the margin
     if p_same is not None and p_same < alpha / 2:
         return "equivalent"
     if p_different is not None and p_different < alpha:
-        return "better" if comparison.improves else "worse"
+        return "better" if improves else "worse"
     return "unresolved"

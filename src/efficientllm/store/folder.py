@@ -11,18 +11,25 @@ A file that cannot be read is reported by name, and the rest is still given.
 
 from __future__ import annotations
 
+import gc
 import hashlib
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from efficientllm.errors import ResultsError
-from efficientllm.records.codec import CodecError, decode, encode
+from efficientllm.records.codec import CodecError, decode, decode_compact, decode_outline, encode
 from efficientllm.records.measurement import Measurement
 from efficientllm.store.atomic import sweep, write_new
 from efficientllm.store.attempts import standing
 from efficientllm.store.names import check_id, check_study_name, is_safe_id
+
+#: Of more measurements than so many the series are kept as compact arrays: a gigabyte in tuples is 300 MB in them.
+MOST_AT_LENGTH = 1000
+#: Makes a measurement of a file's bytes.
+Decode = Callable[[bytes], Measurement]
 
 
 @dataclass(frozen=True)
@@ -89,7 +96,8 @@ class Study:
         """Return the stored files, sorted by name; temporary and hidden ones are none of them."""
         if not self.measurements_folder.is_dir():
             return []
-        return sorted(path for path in self.measurements_folder.glob("*.json") if not path.name.startswith("."))
+        names = sorted(name for name in os.listdir(self.measurements_folder) if name.endswith(".json"))
+        return [self.measurements_folder / name for name in names if not name.startswith(".")]
 
     def measurements(self, problems: list[Problem] | None = None) -> Iterator[Measurement]:
         """Yield what is stored, one at a time, in the order of the ids; append what cannot be read to `problems`."""
@@ -101,9 +109,13 @@ class Study:
                 problems.append(found)
 
     def read_all(self) -> tuple[list[Measurement], list[Problem]]:
-        """Return all that can be read, and by name what cannot."""
-        problems: list[Problem] = []
-        return list(self.measurements(problems)), problems
+        """Return all that can be read, and by name what cannot; of very many the series stand in compact arrays."""
+        files = self.files()
+        return _read(files, decode if len(files) <= MOST_AT_LENGTH else decode_compact)
+
+    def outlines(self) -> tuple[list[Measurement], list[Problem]]:
+        """Return all that can be read, without their series, and by name what cannot; see `codec.decode_outline`."""
+        return _read(self.files(), decode_outline)
 
     def done(self, trial_id: str, environment_id: str) -> Measurement | None:
         """Return the measurement that makes running this trial here needless, or None if it is to be run.
@@ -165,10 +177,16 @@ class Study:
         return dict(sorted((int(tail), path) for tail, path in numbered.items() if tail.isdecimal()))
 
 
-def read_measurement(path: Path) -> Measurement | Problem:
-    """Return the measurement of a file, or why it is none: truncated, foreign, too new, or under another's name."""
+def read_measurement(path: Path, decoded: Decode = decode) -> Measurement | Problem:
+    """Return the measurement of a file, or why it is none: truncated, foreign, too new, or under another's name.
+
+    Args:
+        path: the file.
+        decoded: how its bytes are read: as a whole, compactly, or as an outline.
+    """
     try:
-        measurement = decode(path.read_bytes())
+        with open(path, "rb", buffering=0) as file:
+            measurement = decoded(file.readall())
     except CodecError as error:
         return Problem(path.name, f"no measurement: {error}")
     except OSError as error:
@@ -176,6 +194,19 @@ def read_measurement(path: Path) -> Measurement | Problem:
     if not is_safe_id(measurement.id) or measurement.id != path.stem:
         return Problem(path.name, f"holds the measurement {measurement.id!r}, which belongs in a file of that name")
     return measurement
+
+
+def _read(files: Sequence[Path], decoded: Decode) -> tuple[list[Measurement], list[Problem]]:
+    """Read files; the collector of garbage waits meanwhile, since it would look through all of them again and again."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        found = [read_measurement(path, decoded) for path in files]
+    finally:
+        if was_on:
+            gc.enable()
+    problems = [one for one in found if isinstance(one, Problem)]
+    return [one for one in found if isinstance(one, Measurement)], problems
 
 
 def studies(results: Path) -> list[str]:
