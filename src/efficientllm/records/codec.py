@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from efficientllm.errors import EfficientLLMError
 from efficientllm.records.measurement import SCHEMA_VERSION, Measurement
 
 _decoder = msgspec.json.Decoder(Measurement)
@@ -26,8 +27,10 @@ def decode(data: bytes) -> Measurement:
     """
     try:
         measurement = _decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CodecError(str(error)) from error
+    except EfficientLLMError as error:  # settings that no recipe could give: their own checks refuse them
+        raise CodecError(f"settings that make no sense: {error}") from error
     if measurement.schema > SCHEMA_VERSION:
         raise CodecError(f"schema {measurement.schema} is newer than this software's {SCHEMA_VERSION}; update it")
     return measurement
