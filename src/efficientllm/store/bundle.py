@@ -24,6 +24,8 @@ from efficientllm.store.names import check_study_name, is_safe_id
 
 #: Version of the bundle's form.
 BUNDLE_VERSION = 1
+#: The first file in it.
+MANIFEST = "manifest.json"
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,6 +35,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         study: the study's name where it was packed.
         schemas, software_versions: those of the measurements.
         sha256: name in the bundle -> hash of its bytes.
+        anonymised: what was replaced by pseudonyms before packing; empty where nothing was.
     """
 
     bundle: int = BUNDLE_VERSION
@@ -40,6 +43,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     schemas: tuple[int, ...] = ()
     software_versions: tuple[str, ...] = ()
     sha256: dict[str, str] = {}
+    anonymised: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +99,7 @@ def write_bundle(study: Study, file: Path, *, overwrite: bool = False) -> Bundle
         software_versions=tuple(sorted({measurement.software_version for measurement in found})),
         sha256={name: _sha256(data) for name, data in contents.items()},
     )
-    packed = pack([("manifest.json", msgspec.json.encode(manifest, order="deterministic")), *contents.items()])
+    packed = pack([(MANIFEST, msgspec.json.encode(manifest, order="deterministic")), *contents.items()])
     (replace if overwrite else write_new)(file, packed)
     return BundleReport(file=file, measurements=len(found), left_out=tuple(left_out))
 
@@ -107,15 +111,24 @@ def read_manifest(file: Path) -> Manifest:
         ResultsError: the file is no bundle, or one of a newer form.
     """
     name, data = next(unpack(file), ("", b""))
+    if name != MANIFEST:
+        raise ResultsError(f"{file} does not begin with a manifest: it is no bundle.")
+    return parse_manifest(data, str(file))
+
+
+def parse_manifest(data: bytes, where: str) -> Manifest:
+    """Return the manifest that some bytes are.
+
+    Raises:
+        ResultsError: they are none, or one of a newer form.
+    """
     try:
-        if name != "manifest.json":
-            raise ResultsError(f"{file} does not begin with a manifest: it is no bundle.")
         manifest = msgspec.json.decode(data, type=Manifest)
-    except msgspec.DecodeError as error:
-        raise ResultsError(f"{file} has a manifest that cannot be read: {error}.") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ResultsError(f"{where} has a manifest that cannot be read: {error}.") from error
     if manifest.bundle > BUNDLE_VERSION:
         raise ResultsError(
-            f"{file} is a bundle of form {manifest.bundle}, newer than this software's {BUNDLE_VERSION}."
+            f"{where} is a bundle of form {manifest.bundle}, newer than this software's {BUNDLE_VERSION}."
         )
     return manifest
 
@@ -157,7 +170,7 @@ def verify_bundle(file: Path) -> Manifest:
     check_study_name(manifest.study)
     missing = dict(manifest.sha256)
     for name, data in unpack(file):
-        if name != "manifest.json" and missing.pop(name, "") != _sha256(data):
+        if name != MANIFEST and missing.pop(name, "") != _sha256(data):
             raise ResultsError(f"{file} is corrupt: {name} is not what its manifest says. Fetch it again.")
     if missing:
         raise ResultsError(f"{file} is incomplete: {next(iter(missing))} is missing. Fetch it again.")
