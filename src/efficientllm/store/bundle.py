@@ -8,7 +8,7 @@ is added, or is there already, or is refused by name: nothing is counted twice a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -17,6 +17,7 @@ import msgspec
 from efficientllm.errors import ResultsError
 from efficientllm.records.codec import CodecError, decode
 from efficientllm.records.measurement import Measurement
+from efficientllm.store.anonymous import HIDDEN, anonymised
 from efficientllm.store.atomic import replace, write_new
 from efficientllm.store.container import pack, unpack
 from efficientllm.store.folder import Problem, Study, is_study_folder, read_measurement, studies
@@ -69,13 +70,16 @@ class MergeReport:
     refused: dict[str, str] = field(default_factory=dict)
 
 
-def write_bundle(study: Study, file: Path, *, overwrite: bool = False) -> BundleReport:
+def write_bundle(
+    study: Study, file: Path, *, overwrite: bool = False, anonymous: Collection[str] | None = None
+) -> BundleReport:
     """Pack a study into one file.
 
     Args:
         study: what to pack.
         file: where to; its folder must exist.
         overwrite: whether another bundle may be there.
+        anonymous: hide whose the study is, and with it these names; None packs it as it is.
 
     Raises:
         ResultsError: there is nothing to pack, another file is there, or it cannot be written.
@@ -93,11 +97,14 @@ def write_bundle(study: Study, file: Path, *, overwrite: bool = False) -> Bundle
     if not found:
         raise ResultsError(f"study {study.name!r} in {study.results} holds no measurement to bundle.")
     contents |= {f"recipes/{path.name}": path.read_bytes() for path in study.recipes()}
+    if anonymous is not None:
+        contents = anonymised(contents, anonymous)
     manifest = Manifest(
         study=study.name,
         schemas=tuple(sorted({measurement.schema for measurement in found})),
         software_versions=tuple(sorted({measurement.software_version for measurement in found})),
         sha256={name: _sha256(data) for name, data in contents.items()},
+        anonymised=HIDDEN if anonymous is not None else (),
     )
     packed = pack([(MANIFEST, msgspec.json.encode(manifest, order="deterministic")), *contents.items()])
     (replace if overwrite else write_new)(file, packed)
