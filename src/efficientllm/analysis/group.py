@@ -66,6 +66,12 @@ def groups(records: Sequence[Measurement]) -> list[Group]:
     return sorted(found, key=lambda group: depth[group.stage])
 
 
+def key_across_machines(record: Measurement) -> bytes:
+    """Return what records of several machines must share to stand beside each other: all that a group does but that."""
+    environment = msgspec.structs.replace(record.environment, machine_id="")
+    return _key(msgspec.structs.replace(record, environment=environment))
+
+
 def parent_stage(group: Group, records: Sequence[Measurement]) -> str:
     """Return the stage whose artifacts a group's trials take, empty where there is none among the records."""
     parents = {record.trial.parent for record in group.records()}
