@@ -16,7 +16,7 @@ from efficientllm import __version__
 from efficientllm.analysis.across import Board, boards
 from efficientllm.analysis.leaderboard import study_table
 from efficientllm.analysis.long_table import as_csv
-from efficientllm.analysis.table import Cell, Column
+from efficientllm.analysis.table import Cell, Column, Row
 from efficientllm.records.measurement import Measurement
 from efficientllm.report import marks
 from efficientllm.report.croissant import About, croissant
@@ -155,7 +155,7 @@ def _board(board: Board, pages: Mapping[str, str]) -> dict[str, object]:
             {
                 "technique": entry.row.technique,
                 "baseline": entry.row.baseline,
-                "stated": marks.stated_text(entry.row).replace(marks.ON_FRONT, "").strip(),
+                "stated": _stated(entry.row),
                 "submission": entry.submission,
                 "page": pages[entry.submission],
                 "device": entry.device,
@@ -166,6 +166,10 @@ def _board(board: Board, pages: Mapping[str, str]) -> dict[str, object]:
             for entry in board.entries
         ],
     }
+
+
+def _stated(row: Row) -> str:
+    return marks.stated_text(row).replace(marks.ON_FRONT, "").strip() + " of limit" * ("attained" in row.stated)
 
 
 def _cell(column: Column, cell: Cell) -> _CellView:

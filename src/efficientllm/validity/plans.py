@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import functools
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
 
-from efficientllm.errors import EfficientLLMError
+from efficientllm import catalog
+from efficientllm.errors import EfficientLLMError, UnknownNameError
 from efficientllm.recipes.expand import Plan, expand
 from efficientllm.recipes.load import recipe_from_text
 from efficientllm.recipes.recipe import Recipe
+from efficientllm.recipes.yaml import parse_mapping
 from efficientllm.records.measurement import Measurement
+from efficientllm.records.settings import slot_of
 from efficientllm.records.trial import Trial
 
 #: Stage, axes and repeat: by these a trial of a plan and a record of it find each other, whatever their ids.
@@ -20,7 +25,21 @@ Cell = tuple[str, tuple[tuple[str, str], ...], int]
 
 
 class NoPlan(Exception):
-    """A recipe that cannot be expanded here; `str()` of it says why."""
+    """A recipe that cannot be expanded here; `str()` of it says why.
+
+    Attributes:
+        elsewhere: whether it may well be one where its author's files and entries are.
+    """
+
+    def __init__(self, why: str, *, elsewhere: bool = False) -> None:
+        super().__init__(why)
+        self.elsewhere = elsewhere
+
+
+#: Data may be named by their path, which nobody follows here.
+_BY_PATH = ("corpus", "instructions", "questions", "recipe")
+#: What a recipe of this size may hold at most: who hands in a larger one keeps the reader waiting.
+_MOST_BYTES, _MOST_ANCHORS, _MOST_TRIALS = 1 << 16, 8, 20_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +71,8 @@ def planned(file: str, text: bytes, device: str, records: Sequence[Measurement])
             known = len(plan.trials)
             done = {trial.id: by_cell[cell] for trial in plan.trials if (cell := cell_of(trial)) in by_cell}
             plan = expand(_recipe(file, text), device, done)
+    except UnknownNameError as error:
+        raise NoPlan(str(error), elsewhere=True) from error
     except EfficientLLMError as error:
         raise NoPlan(str(error)) from error
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, msgspec.MsgspecError) as error:
@@ -66,7 +87,34 @@ def planned(file: str, text: bytes, device: str, records: Sequence[Measurement])
 
 @functools.lru_cache(maxsize=64)
 def _recipe(file: str, text: bytes) -> Recipe:
-    return recipe_from_text(text.decode(), file)
+    if len(text) > _MOST_BYTES or len(re.findall(rb"(?:^|[\s\[{,:-])&\w", text)) > _MOST_ANCHORS:
+        raise NoPlan("it is larger, or has more anchors, than is read from a stranger")
+    own = _own_files(parse_mapping(text.decode(), file))
+    if own:  # nothing of this machine's is looked at, and no file of it run, because a stranger's recipe names it
+        raise NoPlan(f"it names a file of its author's, {own!r}", elsewhere=True)
+    recipe = recipe_from_text(text.decode(), file)
+    trials = sum(
+        (stage.repeats or recipe.repeats) * math.prod(len(values) for values in stage.axes.values())
+        for stage in recipe.stages
+    )
+    if trials > _MOST_TRIALS:
+        raise NoPlan(f"it asks for {trials} trials, more than are read from a stranger")
+    return recipe
+
+
+def _own_files(value: object, key: str = "") -> str:
+    """Return a path that stands where an entry is chosen, empty where there is none."""
+    if isinstance(value, dict):
+        return next((found for name, one in value.items() if (found := _own_files(one, _slot(key, str(name))))), "")
+    if isinstance(value, list):
+        return next((found for one in value if (found := _own_files(one, key))), "")
+    chosen = key not in _BY_PATH and key in catalog.FOLDERS
+    return value if isinstance(value, str) and chosen and catalog.looks_like_path(value) else ""
+
+
+def _slot(outer: str, name: str) -> str:
+    """Return the kind of entry that a key chooses; within a choice `name` does."""
+    return outer if name == "name" and outer in catalog.FOLDERS else slot_of(name.rpartition(".")[2])
 
 
 @functools.lru_cache(maxsize=64)

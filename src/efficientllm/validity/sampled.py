@@ -27,7 +27,7 @@ def expected(measurement: Measurement, window: Window) -> Iterator[Expected]:
     """Yield each figure of a window's sampled series that the window may have, with its bounds."""
     by_name: dict[str, list[Series]] = {}
     for series in window.series:
-        if series.values and len(series.at_s) == len(series.values):
+        if series.values:
             by_name.setdefault(series.name, []).append(series)
     for name, found in by_name.items():
         if name in window.figures and name not in _OWN_RULES:

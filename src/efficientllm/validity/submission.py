@@ -117,6 +117,7 @@ def of_files(
             continue
         try:
             measurement = decode(data)
+            _refuse_uneven(measurement)
             records.append(Record(name=place.stem, measurement=measurement, raw=_raw(data)))
         except CodecError as error:
             unreadable[file] = str(error)
@@ -144,6 +145,17 @@ def _raw(data: bytes) -> dict[str, Any]:
     except (msgspec.DecodeError, RecursionError) as error:
         raise CodecError(str(error)) from error
     return found
+
+
+def _refuse_uneven(measurement: Measurement) -> None:
+    """Refuse what no meter writes and no check could read: values without their times, a machine without a device."""
+    if not measurement.environment.devices:
+        raise CodecError("its environment names no device")
+    for window in measurement.windows:
+        for series in window.series:
+            if len(series.at_s) != len(series.values):
+                uneven = f"{len(series.values)} values at {len(series.at_s)} times"
+                raise CodecError(f"{window.label()}: {series.name} has {uneven}")
 
 
 def _bytes_of(path: Path) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from efficientllm import catalog, registry
@@ -72,6 +73,15 @@ def validate(submission: Submission) -> Validation:
     results = []
     for name, entry in checks().items():
         skipped = entry.not_applicable(submission)
-        faults = () if skipped else tuple(entry.look(submission))
+        faults = () if skipped else tuple(_looked(entry, submission))
         results.append(CheckResult(check=name, title=entry.title, faults=faults, skipped=skipped))
     return Validation(submission=submission, results=tuple(results))
+
+
+def _looked(entry: CheckEntry, submission: Submission) -> Iterator[Fault]:
+    """Yield what a check finds; figures that no arithmetic can be done with are a finding themselves."""
+    try:
+        yield from entry.look(submission)
+    except (ArithmeticError, ValueError) as error:
+        why = f"its figures cannot be computed with: {type(error).__name__}: {error}"
+        yield Fault(where=submission.name, why=why)

@@ -37,7 +37,8 @@ def _on_one_machine(
             plans.append(planned(file, text, device, records))
         except NoPlan as error:
             why = f"cannot be expanded here, so that only its repeats are counted: {error}"
-            yield Fault(where=f"recipes/{file}", why=why, refused=False)
+            current = any(measurement.trial.protocol_version == PROTOCOL_VERSION for measurement in records)
+            yield Fault(where=f"recipes/{file}", why=why, refused=current and not error.elsewhere)
     if len(plans) < len(submission.recipes):
         yield from _same_repeats(records)
     by_cell: dict[Cell, list[Measurement]] = {}
@@ -83,11 +84,11 @@ def _attempts(measurements: Sequence[Measurement]) -> Iterator[Fault]:
     for measurement in measurements:
         of_trial.setdefault((measurement.trial.id, measurement.environment.id), []).append(measurement)
     for (trial, environment), attempts in of_trial.items():
-        numbers = sorted(attempt_of(measurement) for measurement in attempts)
-        missing = sorted(set(range(numbers[-1])) - set(numbers))
-        if missing:
-            why = f"attempt {missing[0]} is missing, of which {numbers[-1]} must have been another"
-            yield Fault(where=f"{trial}-{environment}", why=why)
+        numbers = {attempt_of(measurement) for measurement in attempts}
+        last = max(numbers)
+        if last >= len(numbers):
+            missing = next(number for number in range(last) if number not in numbers)
+            yield Fault(where=f"{trial}-{environment}", why=f"has an attempt {last} and no attempt {missing}")
         ended = [measurement for measurement in attempts if standing([measurement]) is not None]
         if len(ended) > 1:
             why = f"{len(ended)} attempts came to an end, where the first is to stand"

@@ -18,8 +18,7 @@ _JUDGED = ("ok", "invalid", "oom", "unsupported", "diverged")
 def _look(submission: Submission) -> Iterator[Fault]:
     for record in submission.records:
         measurement = record.measurement
-        devices = measurement.environment.devices
-        sheet = submission.datasheet(devices[0]) if devices else None
+        sheet = submission.datasheet(measurement.environment.devices[0])
         if measurement.outcome in _JUDGED:
             yield from _judged_again(record.name, measurement, findings(measurement, sheet))
         if measurement.ceilings is not None and sheet is not None:

@@ -107,6 +107,9 @@ def _warm_up_steps(measurement: Measurement) -> Iterator[str]:
     loss, steps = curve.find("loss"), train.find("step_s")
     if loss is None or steps is None or "resumed_step" in measurement.figures:
         return
+    since = sum(at_s > train.begin_s for at_s in loss.at_s)
+    if since != len(steps.values) and train.outcome == "ok":
+        yield f"{since} steps of the curve since its measured segment began, of which {len(steps.values)} were timed"
     least = min(measurement.trial.protocol.warmup_steps, int(_WARM_UP_SHARE * len(loss.values)))
     if len(loss.values) - len(steps.values) < least:
         yield f"{len(loss.values)} steps, {len(steps.values)} of them timed: fewer than {least} of warm-up"
@@ -150,9 +153,7 @@ def _of_window(measurement: Measurement, window: Window) -> Iterator[str]:
 
 
 def _series(at_s: tuple[float, ...], values: tuple[float, ...], window: Window) -> Iterator[str]:
-    if len(at_s) != len(values):
-        yield f"{len(values)} values at {len(at_s)} times"
-    elif not all(map(math.isfinite, (*at_s, *values))):
+    if not all(map(math.isfinite, (*at_s, *values))):
         yield "holds what is no number"
     elif any(before > after for before, after in itertools.pairwise(at_s)):
         yield "its times do not ascend"
