@@ -5,6 +5,7 @@ The series are invented, the figures are those that the real meters make of them
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import math
@@ -19,7 +20,7 @@ from efficientllm.meters.together import figures_of_all
 from efficientllm.physics.judge import judge
 from efficientllm.recipes.expand import expand
 from efficientllm.recipes.load import recipe_from_text
-from efficientllm.records.codec import decode, encode
+from efficientllm.records.codec import CodecError, decode, encode
 from efficientllm.records.environment import DeviceInfo, environment_digests, make_environment
 from efficientllm.records.measurement import Ceilings, DataFacts, Measurement, ModelFacts
 from efficientllm.records.series import Series
@@ -66,7 +67,10 @@ STEPS, WARM_UP = 32, 5
 
 def manifest_of(files: dict[str, bytes], anonymised: tuple[str, ...] = ()) -> bytes:
     """Return a manifest that fits some files, as who packs them makes it."""
-    records = [decode(data) for name, data in files.items() if name.startswith("measurements/")]
+    records = []
+    for name, data in files.items():
+        with contextlib.suppress(CodecError):  # who packs what nobody can read says what he can of the rest
+            records += [decode(data)] if name.startswith("measurements/") else []
     manifest = Manifest(
         study="small",
         schemas=tuple(sorted({record.schema for record in records})),
