@@ -8,13 +8,6 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from typer.testing import CliRunner
-
-from efficientllm.bench.judging import datasheet_by_info
-from efficientllm.cli.main import build_app
-from efficientllm.store.container import pack
-from efficientllm.validity.submission import MEASUREMENT, of_files, read
-from efficientllm.validity.validate import INTEGRITY, checks, validate
 from tests.forgeries import DETECTED, JUNK, UNDETECTABLE
 from tests.submissions import (
     RECIPE,
@@ -28,6 +21,13 @@ from tests.submissions import (
     window_of,
     with_recipe,
 )
+from typer.testing import CliRunner
+
+from efficientllm.bench.judging import datasheet_by_info
+from efficientllm.cli.main import build_app
+from efficientllm.store.container import pack
+from efficientllm.validity.submission import MEASUREMENT, of_files, read
+from efficientllm.validity.validate import INTEGRITY, checks, validate
 
 ROOT = Path(__file__).parents[1]
 BUNDLES = sorted(ROOT.glob("docs/h200/**/*.tar.xz"))

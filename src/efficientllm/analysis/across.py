@@ -81,7 +81,9 @@ def _board(submission: str, group: Group, made: Section) -> Board:
             submission=submission,
             device=", ".join(device.name for device in environment.devices),
             machine=environment.machine_id,
-            software=", ".join([*versions, *(f"driver {d.driver}" for d in environment.devices[:1] if d.kind == "cuda")]),
+            software=", ".join(
+                [*versions, *(f"driver {d.driver}" for d in environment.devices[:1] if d.kind == "cuda")]
+            ),
             row=row,
         )
         for row in made.rows

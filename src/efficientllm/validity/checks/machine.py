@@ -34,7 +34,9 @@ def _devices(where: str, measurement: Measurement, known: dict[str, DeviceInfo])
     trial, environment = measurement.trial, measurement.environment
     for device in environment.devices:
         if device.kind != trial.device:
-            yield Fault(where=where, why=f"its trial is for {trial.device}, its device {device.name!r} is {device.kind}")
+            yield Fault(
+                where=where, why=f"its trial is for {trial.device}, its device {device.name!r} is {device.kind}"
+            )
         first = known.setdefault(device.uuid, device)
         if (first.name, first.kind, first.capacity_bytes) != (device.name, device.kind, device.capacity_bytes):
             why = f"device {device.uuid} is {device.name!r} here and {first.name!r} in another record"

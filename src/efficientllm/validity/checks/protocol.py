@@ -93,7 +93,11 @@ def _of_record(measurement: Measurement) -> Iterator[str]:
 def _points(measurement: Measurement) -> Iterator[tuple[str, dict[str, int]]]:
     settings = measurement.trial.settings
     if isinstance(settings, InferenceSettings):
-        for name, grids in (("prefill", settings.prefill), ("decode", settings.decode), ("generate", settings.generate)):
+        for name, grids in (
+            ("prefill", settings.prefill),
+            ("decode", settings.decode),
+            ("generate", settings.generate),
+        ):
             yield from ((name, grid.coordinates()) for grid in grids)
     elif isinstance(settings, ServeSettings):
         yield from (("serve", load.coordinates()) for load in settings.loads)
@@ -158,7 +162,8 @@ def _series(at_s: tuple[float, ...], values: tuple[float, ...], window: Window) 
     elif any(before > after for before, after in itertools.pairwise(at_s)):
         yield "its times do not ascend"
     elif at_s and not (window.begin_s - _RESOLUTION_S <= at_s[0] and at_s[-1] <= window.end_s + _RESOLUTION_S):
-        yield f"reaches from {at_s[0]:.3f} to {at_s[-1]:.3f} s, the window from {window.begin_s:.3f} to {window.end_s:.3f}"
+        reach = f"{window.begin_s:.3f} to {window.end_s:.3f}"
+        yield f"reaches from {at_s[0]:.3f} to {at_s[-1]:.3f} s, the window from {reach}"
 
 
 ENTRY = CheckEntry(title="measured as the protocol asks", order=50, look=_look)
