@@ -8,6 +8,7 @@ import re
 
 import msgspec
 import pytest
+from tests.submissions import HOST, RECIPE, USER, UUID, bundled, records_of, rehashed, study, with_recipe
 from typer.testing import CliRunner
 
 from efficientllm.analysis.leaderboard import study_table
@@ -20,7 +21,6 @@ from efficientllm.store.disguise import Disguise
 from efficientllm.store.folder import Study
 from efficientllm.validity.submission import BUNDLE, of_files, read
 from efficientllm.validity.validate import validate
-from tests.submissions import HOST, RECIPE, USER, UUID, bundled, records_of, rehashed, study, with_recipe
 
 #: A trial that says all that a run of somebody's own may say.
 REASON = f"""OSError: /home/{USER}/models/secret-llama/config.json (loader.py:12), pid 4711 on {HOST}

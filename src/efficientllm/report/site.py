@@ -21,6 +21,7 @@ from efficientllm.records.measurement import Measurement
 from efficientllm.report import marks
 from efficientllm.report.croissant import About, croissant
 from efficientllm.report.html import page
+from efficientllm.validity.fingerprint import shared
 from efficientllm.validity.validate import INTEGRITY, Validation
 
 _HERE = Path(__file__).parent
@@ -99,13 +100,14 @@ def _index(submitted: Sequence[Submitted], found: Sequence[Board], title: str, a
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
+    twins = shared({one.name: one.measurements for one in submitted if one.validation.valid})
     pages = {one.name: one.page for one in submitted}
     return environment.get_template("site.html").render(
         title=title,
         version=__version__,
         style=(_HERE / "page.css").read_text(encoding="utf-8"),
         integrity=INTEGRITY,
-        valid=[_submission(one) for one in submitted if one.validation.valid],
+        valid=[_submission(one, twins.get(one.name, ())) for one in submitted if one.validation.valid],
         refused=[_refusal(one) for one in submitted if not one.validation.valid],
         boards=[_board(board, pages) for board in found],
         legend=marks.LEGEND[:1],
@@ -115,7 +117,7 @@ def _index(submitted: Sequence[Submitted], found: Sequence[Board], title: str, a
     )
 
 
-def _submission(one: Submitted) -> dict[str, object]:
+def _submission(one: Submitted, twins: Sequence[str]) -> dict[str, object]:
     measurements = one.measurements
     devices = dict.fromkeys(device.name for m in measurements for device in m.environment.devices)
     told = [fault.why for result in one.validation.results for fault in result.faults]
@@ -129,6 +131,7 @@ def _submission(one: Submitted) -> dict[str, object]:
         "software": ", ".join(sorted({m.software_version for m in measurements if m.software_version})),
         "dates": _dates(measurements),
         "anonymous": one.anonymised,
+        "twins": list(twins),
         "told": told[:_MOST_REASONS],
         "unranked": all(m.trial.protocol.name == "smoke" for m in measurements),
     }

@@ -9,6 +9,7 @@ is a user's own file keeps its name.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import Any
@@ -26,6 +27,10 @@ HIDDEN = ("host", "user", "paths", "device UUIDs", "addresses", "process ids", "
 _NOTE = f"{', '.join(HIDDEN)} were replaced by pseudonyms when the study was bundled, and ids made anew"
 #: Versions are no addresses, and a card's links are its sources.
 _PUBLIC = ("libraries", "cards", "python")
+
+#: Trials, machines and environments are named by a hash, measurements by two and an attempt.
+_HASH = re.compile(r"(?<![0-9a-f])[0-9a-f]{16}(?![0-9a-f])")
+_ID = re.compile(rf"{_HASH.pattern}(?:-{_HASH.pattern}-\d+)?")
 
 _Json = dict[str, Any]
 
@@ -133,12 +138,8 @@ def _rehash_measurement(record: _Json, ids: dict[str, str], disguise: Disguise) 
 
 
 def _with_ids(text: str, ids: Mapping[str, str]) -> str:
-    if text in ids:
-        return ids[text]
-    for old in ids if "-" in text or " " in text else ():
-        if old in text:
-            text = text.replace(old, ids[old])
-    return text
+    """Return a text with each id in it as it is now, a measurement's whole or by its parts."""
+    return _ID.sub(lambda found: ids.get(found[0]) or _HASH.sub(lambda part: ids.get(part[0], part[0]), found[0]), text)
 
 
 def _mapped(value: Any, change: Callable[[str], str]) -> Any:

@@ -8,12 +8,9 @@ from datetime import UTC, datetime
 
 from efficientllm.records.measurement import Measurement
 from efficientllm.validity._contract import CheckEntry, Fault
+from efficientllm.validity.fingerprint import Shape, fingerprints
 from efficientllm.validity.submission import Submission
 
-#: Series of times: two processes never have the same ones.
-_TIMES = ("step_s", "request_s")
-#: Fewer values may agree by chance.
-_LEAST_VALUES = 4
 #: Start times are told in whole seconds.
 _SLACK_S = 1.1
 
@@ -25,21 +22,12 @@ def _look(submission: Submission) -> Iterator[Fault]:
 
 def _copies(submission: Submission) -> Iterator[Fault]:
     """Yield series that another record has too, as it is or with every value multiplied by the same number."""
-    seen: dict[tuple[float, ...], tuple[str, str]] = {}
+    seen: dict[Shape, tuple[str, str]] = {}
     for record in submission.records:
-        for window in record.measurement.windows:
-            for series in window.series:
-                first = series.values[0] if series.values else 0.0
-                if series.name not in _TIMES or len(series.values) < _LEAST_VALUES or not first:
-                    continue
-                if all(value == first for value in series.values):  # a script's, not a clock's
-                    continue
-                shape = tuple(round(value / first, 9) for value in series.values)
-                place = f"{window.label()}: {series.name}"
-                other = seen.setdefault(shape, (record.name, place))
-                if other != (record.name, place):
-                    yield Fault(where=f"{record.name}: {place}", why=f"is the series of {other[0]}: {other[1]}")
-                    break
+        for shape, place in fingerprints(record.measurement):
+            other = seen.setdefault(shape, (record.name, place))
+            if other != (record.name, place):
+                yield Fault(where=f"{record.name}: {place}", why=f"is the series of {other[0]}: {other[1]}")
 
 
 def _overlaps(submission: Submission) -> Iterator[Fault]:
