@@ -98,6 +98,11 @@ def test_who_hands_in_the_series_of_another_is_told_of(site):
     )  # the folder's three are one study, told three times
 
 
+def test_no_path_of_the_machine_that_made_it_stands_in_the_site(site, folder):
+    for file in site.glob("*.*"):
+        assert str(folder.parent) not in file.read_text(), file
+
+
 def test_it_says_that_this_is_integrity_and_not_authenticity(site):
     assert INTEGRITY in (site / "index.html").read_text()
 
@@ -156,7 +161,7 @@ def test_rows_stand_together_where_all_but_the_machine_is_the_same():
     assert [(e.submission, e.row.technique) for e in train.entries] == [
         ("there", "mqa"), ("there", "mha"), ("here", "mqa"), ("here", "mha"),
     ]  # fmt: skip
-    other = [m for m in shorter.submission.measurements()]
+    other = shorter.submission.measurements()
     settings = msgspec.structs.replace(other[0].trial.settings, learning_rate=0.5)
     trial = msgspec.structs.replace(other[0].trial, settings=settings)
     other = [msgspec.structs.replace(m, trial=trial) for m in other]

@@ -225,6 +225,31 @@ def test_this_forgery_passes_and_is_listed(name):
     assert name in (ROOT / "docs" / "validation.md").read_text()
 
 
+def test_the_readme_counts_the_kinds_of_forgery():
+    text = " ".join((ROOT / "README.md").read_text().split())
+    assert f"{len(DETECTED)} kinds of forgery" in text and f", {len(UNDETECTABLE)} pass and are listed" in text
+
+
+def test_a_record_whose_settings_no_recipe_could_give_is_no_record():
+    def twice(record):
+        record["trial"]["settings"] = {"workload": "inference", "prefill": [{"batch": 1}, {"batch": 1}]}
+
+    assert any("makes no sense" in f or "make no sense" in f for f in faults(edited(twice), "schema"))
+
+
+def test_a_preset_that_is_a_file_runs_only_if_it_is_the_recorded_one(tmp_path):
+    (tmp_path / "mine.py").write_text("raise SystemExit('was run')\n")
+
+    for sha256, why in (("0" * 64, "is not the file"), ("", "of which it tells no hash")):
+        preset = {"name": "mine", "path": str(tmp_path / "mine.py"), "sha256": sha256}
+
+        def own(record, preset=preset):
+            record["trial"]["settings"] |= {"mixer": {"name": ""}, "preset": preset}
+
+        pairs = [bundled(study())[0], *edited(own).items()]
+        assert any(why in fault for fault in faults(pairs, "schema"))
+
+
 @pytest.mark.parametrize("seed", range(60))
 def test_junk_is_no_traceback(seed):
     for forge in JUNK.values():

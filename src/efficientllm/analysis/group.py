@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from efficientllm.analysis.select import counts
+from efficientllm.errors import UserError
 from efficientllm.records.choice import Choice
 from efficientllm.records.measurement import Measurement
 from efficientllm.records.model_settings import ModelSettings
@@ -166,7 +167,10 @@ def _filled(trial: Trial) -> set[str]:
         return set()
     slots = ("mixer", "position", "mlp")
     chosen = {slot: getattr(settings, slot) if slot in trial.axes else OPEN for slot in slots}
-    filled = _filling(settings.size, msgspec.json.encode([settings.preset, chosen]))
+    try:
+        filled = _filling(settings.size, msgspec.json.encode([settings.preset, chosen]))
+    except UserError:  # a preset of its author's own, which is not here
+        return set()
     return {slot for slot in slots if slot not in trial.axes and getattr(settings, slot) == filled[slot]}
 
 

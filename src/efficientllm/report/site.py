@@ -144,12 +144,16 @@ def _dates(measurements: Sequence[Measurement]) -> str:
 
 def _refusal(one: Submitted) -> dict[str, object]:
     reasons = [f"{check}: {fault.where}: {fault.why}" for check, fault in one.validation.refused]
+    reasons = [
+        reason.replace(one.validation.submission.name, one.file) for reason in reasons
+    ]  # no path of this machine
     return {"name": one.file, "reasons": reasons[:_MOST_REASONS], "more": max(0, len(reasons) - _MOST_REASONS)}
 
 
 def _board(board: Board, pages: Mapping[str, str]) -> dict[str, object]:
     return {
         "heading": marks.heading(board.stage, board.window),
+        "model": board.conditions.get("model", ""),
         "conditions": list(board.conditions.items()),
         "columns": board.columns,
         "submissions": len(board.submissions()),

@@ -116,9 +116,11 @@ def of_files(
             recipes[place.name] = data
             continue
         try:
+            raw = _raw(data)
+            _refuse_unhashed(raw)
             measurement = decode(data)
             _refuse_uneven(measurement)
-            records.append(Record(name=place.stem, measurement=measurement, raw=_raw(data)))
+            records.append(Record(name=place.stem, measurement=measurement, raw=raw))
         except CodecError as error:
             unreadable[file] = str(error)
     return Submission(
@@ -141,10 +143,21 @@ def _of_study(name: str, study: Study, datasheet: DatasheetOf) -> Submission:
 def _raw(data: bytes) -> dict[str, Any]:
     """Return a record's own JSON; one that nests too deep for it is no record of ours."""
     try:
-        found: dict[str, Any] = msgspec.json.decode(data)
-    except (msgspec.DecodeError, RecursionError) as error:
+        found = msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CodecError(str(error)) from error
+    if not isinstance(found, dict):
+        raise CodecError(f"Expected `object`, got `{type(found).__name__}`")
     return found
+
+
+def _refuse_unhashed(raw: Mapping[str, Any]) -> None:
+    """Refuse a preset by its path alone: reading the record would run whatever file is there on this machine."""
+    place: Any = raw
+    for key in ("trial", "settings", "preset"):
+        place = place.get(key) if isinstance(place, dict) else None
+    if isinstance(place, dict) and place.get("path") and not place.get("sha256"):
+        raise CodecError(f"its preset is a file, {place['path']!r}, of which it tells no hash")
 
 
 def _refuse_uneven(measurement: Measurement) -> None:
