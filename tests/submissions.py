@@ -129,7 +129,7 @@ def measured(trial, number: int) -> Measurement:
     train_s, end_s = steps[WARM_UP - 1][0] + 2e-6, at_s + 1e-4
     quality_s = end_s + 6.0
     rows = [(end_s + 0.1 + n * 0.05, rng.uniform(120.0, 140.0)) for n in range(40)]
-    samples = _sampled(rng, quality_s + 1.0)
+    samples = sampled_by(rng, quality_s + 1.0)
     curve = Window(name="curve", begin_s=begin_s, end_s=end_s, work=WORK, series=(series("loss", "nats/token", loss),))
     train = _window("train", train_s, end_s, samples, series("step_s", "s", steps[WARM_UP:]))
     total = math.fsum(value for _, value in rows)
@@ -169,7 +169,7 @@ def _window(name: str, begin_s: float, end_s: float, samples: Samples, own: Seri
     )  # fmt: skip
 
 
-def _sampled(rng: random.Random, end_s: float) -> Samples:
+def sampled_by(rng: random.Random, end_s: float, device: int = 0) -> Samples:
     """What a sampler saw: a counter that moves every 500 ms, read every 250 ms, and what is held."""
     times = [n * 0.25 for n in range(round(end_s / 0.25))]
     watts = [rng.uniform(380.0, 420.0) for _ in times]
@@ -187,6 +187,7 @@ def _sampled(rng: random.Random, end_s: float) -> Samples:
         series("throttle_reasons", "bits", [(at, 0.0) for at in times[::4]], "nvml.ClocksEventReasons"),
         series("sampler_processor_s", "s", own, "process_time"),
     ]
+    found = [msgspec.structs.replace(one, rank=device, device=device) for one in found]
     return Samples(
         device=CARD, series={one.name: one for one in found}, absent={"busy_ratio": "not told"},
         cumulative=frozenset({"energy_j", "sampler_processor_s"}), begin_s=0.0, end_s=end_s, interval_s=0.25,

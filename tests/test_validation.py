@@ -307,3 +307,34 @@ def test_the_small_study_is_what_the_real_judge_calls_ok():
     trials = expand(recipe_from_text(RECIPE, "small.yaml"), "cuda").trials
     assert [measured(trial, n).outcome for n, trial in enumerate(trials)] == ["ok"] * 4
     assert manifest_of(study()) == bundled(study())[0][1]
+
+
+def test_figures_of_two_devices_follow_from_both():
+    """The real meters' sums over two devices, each with readings outside the window that are not stored."""
+    import msgspec.structs
+
+    from efficientllm.meters.together import figures_of_all
+    from efficientllm.records.window import Window
+    from efficientllm.validity import joules, sampled
+    from tests.submissions import CARD, sampled_by
+
+    records = of_files("s", MEASUREMENT, list(study().items()))
+    both = tuple(msgspec.structs.replace(CARD, uuid=f"GPU-{n}") for n in (0, 1))
+    one = records.measurements()[0]
+    record = msgspec.structs.replace(one, environment=msgspec.structs.replace(one.environment, devices=both))
+    for seed in range(20):
+        seen = [sampled_by(random.Random(f"{seed} {n}"), 20.0, device=n) for n in (0, 1)]
+        idle = [{"idle_power_w": 40.0}] * 2
+        series, figures, absent = figures_of_all(seen, 7.3 + seed / 100, 15.1, idle)
+        window = Window(name="train", begin_s=7.3 + seed / 100, end_s=15.1, series=tuple(series), figures=figures)
+        held = dict(sampled.expected(record, window))
+        wrong = [name for name, bounds in held.items() if name in figures and not bounds.holds(figures[name])]
+        assert not wrong and not list(joules.wrong_energy(record, window)), (wrong, absent)
+        for name in ("energy_j", "process_memory_peak_bytes", "power_instant_peak_w", "device_1_energy_j"):
+            edited = msgspec.structs.replace(window, figures={**figures, name: figures[name] * 1.3})
+            bad = [
+                n
+                for n, bounds in sampled.expected(record, edited)
+                if n == name and not bounds.holds(1.3 * figures[name])
+            ]
+            assert bad or list(joules.wrong_energy(record, edited)), name

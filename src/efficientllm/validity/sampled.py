@@ -20,7 +20,7 @@ _SLOWED, _CAPPED = 0x8 | 0x20 | 0x40 | 0x80, 0x4
 #: The kernel counts processors' time in ticks of 10 ms, and several clocks are read one after another.
 _TICKS_S = 0.05
 #: Readings just outside a window are taken to be no more than so many times the largest of the record's.
-_MOST_OUTSIDE = 2.0
+_MOST_OUTSIDE = 4.0
 
 
 def expected(measurement: Measurement, window: Window) -> Iterator[Expected]:

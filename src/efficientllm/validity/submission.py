@@ -32,7 +32,7 @@ def no_datasheet(device: DeviceInfo) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One measurement: its file's stem, what it holds, and its JSON as it is stored."""
+    """One measurement: its file's stem, what it holds, and the JSON of trial and environment as it is stored."""
 
     name: str
     measurement: Measurement
@@ -120,7 +120,8 @@ def of_files(
             _refuse_unhashed(raw)
             measurement = decode(data)
             _refuse_uneven(measurement)
-            records.append(Record(name=place.stem, measurement=measurement, raw=raw))
+            identity = {key: raw[key] for key in ("trial", "environment")}
+            records.append(Record(name=place.stem, measurement=measurement, raw=identity))
         except CodecError as error:
             unreadable[file] = str(error)
     return Submission(

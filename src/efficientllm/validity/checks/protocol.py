@@ -29,6 +29,8 @@ _WINDOWS = {
 _SAMPLED = ("process_memory_bytes", "energy_j")
 #: Times are stored to a microsecond.
 _RESOLUTION_S = 2e-6
+#: A window is rank 0's, and other ranks open and close theirs a little before or after it.
+_RANKS_APART_S = 1.0
 #: At most this part of a training run is warm-up.
 _WARM_UP_SHARE = 0.25
 
@@ -132,7 +134,8 @@ def _nesting(windows: tuple[Window, ...]) -> Iterator[str]:
 
 def _of_window(measurement: Measurement, window: Window) -> Iterator[str]:
     for series in window.series:
-        yield from (f"{series.name}: {why}" for why in _series(series.at_s, series.values, window))
+        edge_s = _RESOLUTION_S if series.rank == 0 else _RANKS_APART_S
+        yield from (f"{series.name}: {why}" for why in _series(series.at_s, series.values, window, edge_s))
     for name, value in window.figures.items():
         if not math.isfinite(value):
             yield f"{name} is {value}"
@@ -148,7 +151,7 @@ def _of_window(measurement: Measurement, window: Window) -> Iterator[str]:
             yield f"has neither {name} nor a reason why not"
     for rank in {s.rank for s in window.series if s.name == "step_s"}:
         steps = window.find("step_s", rank)
-        before_s = window.begin_s
+        before_s = window.begin_s if rank == 0 else 0.0
         for at_s, value in zip(steps.at_s, steps.values, strict=False) if steps else ():
             if at_s - value < before_s - _RESOLUTION_S:
                 yield f"step_s: the step that ended at {at_s:.6f} s began before the one before it had ended"
@@ -156,12 +159,12 @@ def _of_window(measurement: Measurement, window: Window) -> Iterator[str]:
             before_s = at_s
 
 
-def _series(at_s: tuple[float, ...], values: tuple[float, ...], window: Window) -> Iterator[str]:
+def _series(at_s: tuple[float, ...], values: tuple[float, ...], window: Window, edge_s: float) -> Iterator[str]:
     if not all(map(math.isfinite, (*at_s, *values))):
         yield "holds what is no number"
     elif any(before > after for before, after in itertools.pairwise(at_s)):
         yield "its times do not ascend"
-    elif at_s and not (window.begin_s - _RESOLUTION_S <= at_s[0] and at_s[-1] <= window.end_s + _RESOLUTION_S):
+    elif at_s and not (window.begin_s - edge_s <= at_s[0] and at_s[-1] <= window.end_s + edge_s):
         reach = f"{window.begin_s:.3f} to {window.end_s:.3f}"
         yield f"reaches from {at_s[0]:.3f} to {at_s[-1]:.3f} s, the window from {reach}"
 
