@@ -312,11 +312,11 @@ def test_the_small_study_is_what_the_real_judge_calls_ok():
 def test_figures_of_two_devices_follow_from_both():
     """The real meters' sums over two devices, each with readings outside the window that are not stored."""
     import msgspec.structs
+    from tests.submissions import CARD, sampled_by
 
     from efficientllm.meters.together import figures_of_all
     from efficientllm.records.window import Window
     from efficientllm.validity import joules, sampled
-    from tests.submissions import CARD, sampled_by
 
     records = of_files("s", MEASUREMENT, list(study().items()))
     both = tuple(msgspec.structs.replace(CARD, uuid=f"GPU-{n}") for n in (0, 1))
