@@ -87,7 +87,7 @@ def test_the_refused_are_listed_with_the_reason_and_counted_nowhere(site):
     text = (site / "index.html").read_text()
     board, refused = text.split('<h2 id="refused">')
     assert "mallory" not in board and "energy_j is told as" in refused and "broken.tar.xz" in refused
-    assert not (site / "mallory.html").exists() and not (site / "bundles" / "mallory.tar.xz").exists()
+    assert not (site / "submissions" / "mallory.html").exists() and not (site / "bundles" / "mallory.tar.xz").exists()
     assert "mallory" not in (site / "metrics.csv").read_text()
 
 
@@ -99,7 +99,7 @@ def test_who_hands_in_the_series_of_another_is_told_of(site):
 
 
 def test_no_path_of_the_machine_that_made_it_stands_in_the_site(site, folder):
-    for file in site.glob("*.*"):
+    for file in [*site.glob("*.*"), *site.glob("submissions/*")]:
         assert str(folder.parent) not in file.read_text(), file
 
 
@@ -117,9 +117,28 @@ def test_every_link_leads_to_a_file_of_the_site_and_nothing_is_fetched(site):
 
 
 def test_each_bundle_has_a_page_and_travels_with_the_site(site, folder):
-    for name, page in {"ada.tar.xz": "ada.html", "bob & co.tar.xz": "bob-co.html"}.items():
-        assert (site / "bundles" / name).read_bytes() == (folder / name).read_bytes()
-        assert "pretrain" in (site / page).read_text()
+    for name, stem in {"ada.tar.xz": "ada", "bob & co.tar.xz": "bob-co", "carl.efficientllm.tar.xz": "carl"}.items():
+        assert (site / "bundles" / f"{stem}.tar.xz").read_bytes() == (folder / name).read_bytes()
+        assert "pretrain" in (site / "submissions" / f"{stem}.html").read_text()
+
+
+def test_two_bundles_that_make_one_link_are_refused(folder, tmp_path):
+    for name in ("a b.tar.xz", "a-b.tar.xz"):
+        (tmp_path / name).write_bytes((folder / "ada.tar.xz").read_bytes())
+    assert "makes the same link" in str(run("report", "--site", tmp_path, "-o", tmp_path / "site").exception)
+
+
+def test_a_bundle_that_is_gone_leaves_nothing_in_the_site(folder, tmp_path):
+    place, out = tmp_path / "in", tmp_path / "out"
+    place.mkdir()
+    for name in ("ada.tar.xz", "carl.efficientllm.tar.xz"):
+        (place / name).write_bytes((folder / name).read_bytes())
+    assert run("report", "--site", place, "-o", out, "--license", "CC0-1.0", "--creator", "org:Lab").exit_code == 0
+    (out / "bundles" / "notes.txt").write_text("mine")
+    (place / "ada.tar.xz").unlink()
+    assert run("report", "--site", place, "-o", out).exit_code == 0
+    left = sorted(path.relative_to(out).as_posix() for path in out.rglob("*.*"))
+    assert left == ["bundles/carl.tar.xz", "bundles/notes.txt", "index.html", "metrics.csv", "submissions/carl.html"]
 
 
 def test_metrics_are_one_line_a_figure(site):

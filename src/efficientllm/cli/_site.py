@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import UTC, datetime
 from pathlib import Path
 
 from efficientllm.errors import ResultsError, UserError
+
+#: Where a site has its description, and how an index of ours is known.
+DESCRIPTION, MARK = "croissant.json", "efficientllm <span>leaderboard</span>"
 
 
 def write_site(folder: Path, output: Path, *, license_: str = "", creator: str = "", url: str = "") -> Path:
@@ -34,7 +38,9 @@ def write_site(folder: Path, output: Path, *, license_: str = "", creator: str =
     if license_:
         today = datetime.now(UTC).date().isoformat()
         about = About(title=title, license=license_, creator=creator, published=today, url=url)
-    for path, data in site(submitted, title, about).items():
+    files = site(submitted, title, about)
+    _take_away_what_was(output, files)
+    for path, data in files.items():
         _write(output / path, data)
     return output / "index.html"
 
@@ -47,6 +53,17 @@ def _bundles(folder: Path) -> list[Path]:
     if not files:
         raise ResultsError(f"{folder} holds no bundle (*.tar.xz). `efficientllm bundle STUDY -o FILE` makes one.")
     return files
+
+
+def _take_away_what_was(output: Path, files: Collection[str]) -> None:
+    """Remove what an earlier site here had and this one has not: a bundle that is refused now, say."""
+    index = output / "index.html"
+    if not index.is_file() or MARK not in index.read_text(encoding="utf-8", errors="replace"):
+        return  # no site of ours: nothing of it is touched but what is written
+    earlier = [*output.glob("submissions/*.html"), *output.glob("bundles/*.tar.xz"), output / DESCRIPTION]
+    for path in earlier:
+        if path.relative_to(output).as_posix() not in files:
+            path.unlink(missing_ok=True)
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -17,6 +17,7 @@ from efficientllm.analysis.across import Board, boards
 from efficientllm.analysis.leaderboard import study_table
 from efficientllm.analysis.long_table import as_csv
 from efficientllm.analysis.table import Cell, Column, Row
+from efficientllm.errors import ResultsError
 from efficientllm.records.measurement import Measurement
 from efficientllm.report import marks
 from efficientllm.report.croissant import About, croissant
@@ -39,9 +40,19 @@ class Submitted:
     validation: Validation
 
     @property
+    def stem(self) -> str:
+        """Its name as part of a link."""
+        return re.sub(r"[^A-Za-z0-9_.-]+", "-", self.name)
+
+    @property
     def page(self) -> str:
-        """Name of its page in the site."""
-        return f"{re.sub(r'[^A-Za-z0-9_-]+', '-', self.file.removesuffix('.tar.xz'))}.html"
+        """Its page in the site."""
+        return f"submissions/{self.stem}.html"
+
+    @property
+    def bundle(self) -> str:
+        """Its bundle in the site."""
+        return f"bundles/{self.stem}.tar.xz"
 
     @property
     def name(self) -> str:
@@ -77,9 +88,16 @@ def site(submitted: Sequence[Submitted], title: str, about: About | None = None)
         submitted: all bundles; those that are refused are listed with the reason, and nothing of them is counted.
         title: of the index.
         about: licence and creator; without them there is no description of the data for machines.
+
+    Raises:
+        ResultsError: two bundles whose names make the same link.
     """
     valid = [one for one in submitted if one.validation.valid]
-    files: dict[str, bytes] = {f"bundles/{one.file}": one.data for one in valid}
+    files: dict[str, bytes] = {}
+    for one in valid:
+        if one.bundle in files:
+            raise ResultsError(f"{one.file}: another bundle has a name that makes the same link. Rename one of them.")
+        files[one.bundle] = one.data
     by_name = {one.name: one.measurements for one in valid}
     files[_TABLE] = as_csv(by_name).encode()
     for one in valid:
@@ -124,7 +142,7 @@ def _submission(one: Submitted, twins: Sequence[str]) -> dict[str, object]:
     return {
         "name": one.name,
         "page": one.page,
-        "file": f"bundles/{one.file}",
+        "file": one.bundle,
         "size": f"{len(one.data) / 1024:.0f} KiB",
         "measurements": len(measurements),
         "devices": ", ".join(devices),
