@@ -7,12 +7,25 @@ import re
 
 import msgspec
 import pytest
-from tests.submissions import HOST, RECIPE, USER, UUID, bundled, records_of, rehashed, study, with_recipe
+from tests.submissions import (
+    HOST,
+    RECIPE,
+    USER,
+    UUID,
+    bundled,
+    honest_files,
+    records_of,
+    rehashed,
+    study,
+    validated,
+    with_recipe,
+)
 from typer.testing import CliRunner
 
 from efficientllm.analysis.leaderboard import study_table
 from efficientllm.bench.judging import datasheet_by_info
 from efficientllm.cli.main import build_app
+from efficientllm.recipes.override import with_words, words_of
 from efficientllm.records.trial import trial_digest
 from efficientllm.store.anonymous import HIDDEN, anonymised
 from efficientllm.store.bundle import merge_bundle, read_manifest, verify_bundle, write_bundle
@@ -113,6 +126,15 @@ def test_parents_paths_and_commands_are_followed_into_the_ids(told):
     (parent,) = (r["trial"] for r in hidden if r["trial"]["settings"]["corpus"]["name"].startswith("./anonymous"))
     assert parent["id"] == trial_digest(parent) != second["parent"]
     assert [r["trial"]["parent"] for r in hidden if r["trial"]["parent"]] == [parent["id"]]
+
+
+def test_a_recipe_whose_text_is_at_a_path_still_fits_its_records():
+    recipe = f"{RECIPE}corpus: /home/{USER}/novels\n"
+    files = honest_files(with_words(recipe, ["title=mine", "seed=0"]))
+    assert validated(files).valid
+    hidden = anonymised(files, {HOST, USER})
+    assert validated(hidden).valid and not any(b"novels" in data or USER.encode() in data for data in hidden.values())
+    assert all(words_of(data.decode()) for name, data in hidden.items() if name.startswith("recipes/"))
 
 
 def test_an_anonymous_bundle_merges_beside_the_original(bundle, tmp_path):
