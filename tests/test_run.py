@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import lzma
 import os
 import signal
 import subprocess
@@ -191,6 +192,15 @@ def test_a_bundle_goes_elsewhere_and_back_counting_nothing_twice(finished, tmp_p
     assert "0 added, 4 there already" in second.stdout
     ours, theirs = (sorted(stored(place), key=lambda m: m.id) for place in (folder, tmp_path))
     assert ours == theirs
+
+
+def test_what_a_run_leaves_validates_and_so_does_its_anonymous_bundle(finished, tmp_path):
+    folder, _ = finished
+    hidden = tmp_path / "mini.tar.xz"
+    assert run("bundle", "mini", "--anonymous", "-o", hidden, cwd=folder).returncode == 0
+    done = run("validate", "results", hidden, cwd=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "completeness" in done.stdout and str(folder) not in lzma.decompress(hidden.read_bytes()).decode()
 
 
 def test_fresh_puts_earlier_results_aside(finished, tmp_path, corpus):

@@ -34,6 +34,7 @@ FOLDERS = {
     "meter": "meters",
     "workload": "workloads",
     "metric": "analysis/metrics",
+    "check": "validity/checks",
     "recipe": "recipes/builtin",
 }
 

@@ -17,7 +17,7 @@ LEVELS = [
     {"records"},
     {"recipes"},
     {"store", "stats", "physics"},
-    {"data", "devices", "precision", "analysis"},
+    {"data", "devices", "precision", "analysis", "validity"},
     {"models", "report"},
     {"engines", "adapters", "meters", "training"},
     {"planner"},
@@ -30,7 +30,7 @@ LEVELS = [
 JOINING = {"cli", "api"}
 MEASURING = {"data", "devices", "models", "adapters", "precision", "engines", "meters", "training", "planner"}
 MEASURING |= {"workloads", "bench"}
-READING = {"analysis", "report"}
+READING = {"analysis", "report", "validity"}
 TORCH_FREE = {
     "errors",
     "units",

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from efficientllm.errors import UserError
 from efficientllm.records.choice import Choice
 from efficientllm.records.measurement import Measurement
 from efficientllm.records.model_settings import ModelSettings
@@ -27,6 +28,13 @@ def key_of(record: Measurement) -> Hashable:
     trial = record.trial
     return (trial.stage, _settings_key(trial), record.environment.machine_id, trial.protocol, trial.protocol_version,
             tuple(sorted(trial.axes)), _data(record))  # fmt: skip
+
+
+def key_across_machines(record: Measurement) -> Hashable:
+    """Return what records of several machines must share to stand beside each other: all that a group does but that."""
+    return key_of(
+        msgspec.structs.replace(record, environment=msgspec.structs.replace(record.environment, machine_id=""))
+    )
 
 
 def lineages(records: Sequence[Measurement]) -> dict[str, bytes]:
@@ -164,7 +172,10 @@ def _filled(trial: Trial) -> set[str]:
         return set()
     slots = ("mixer", "position", "mlp")
     chosen = {slot: getattr(settings, slot) if slot in trial.axes else OPEN for slot in slots}
-    filled = _filling(settings.size, msgspec.json.encode([settings.preset, chosen]))
+    try:
+        filled = _filling(settings.size, msgspec.json.encode([settings.preset, chosen]))
+    except UserError:  # a preset of its author's own, which is not here
+        return set()
     return {slot for slot in slots if slot not in trial.axes and getattr(settings, slot) == filled[slot]}
 
 

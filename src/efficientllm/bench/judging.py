@@ -6,6 +6,7 @@ from efficientllm.devices._contract import Device
 from efficientllm.devices.peaks import datasheet
 from efficientllm.physics.finding import Datasheet
 from efficientllm.physics.judge import judge
+from efficientllm.records.environment import DeviceInfo
 from efficientllm.records.measurement import Measurement
 
 
@@ -16,12 +17,17 @@ def judged(measurement: Measurement, device: Device) -> Measurement:
 
 def datasheet_of(device: Device) -> Datasheet | None:
     """Return what the maker promises of the device, in the form that physics takes; None if it is not known."""
-    peaks = datasheet(device.info().name)
+    return datasheet_by_info(device.info())
+
+
+def datasheet_by_info(info: DeviceInfo) -> Datasheet | None:
+    """Return what the maker promises of a device that need not be here; None if it is not known."""
+    peaks = datasheet(info.name)
     if peaks is None:
         return None
     return Datasheet(
         flop_per_s=peaks.flop_per_s,
         bytes_per_s=peaks.memory_bytes_per_s,
         boost_clock_hz=peaks.boost_clock_hz,
-        capacity_bytes=device.info().capacity_bytes,
+        capacity_bytes=info.capacity_bytes,
     )

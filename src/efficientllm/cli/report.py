@@ -7,21 +7,40 @@ from typing import Annotated
 
 import typer
 
-from efficientllm.cli.options import DEFAULT_RESULTS, Results, StudyName
+from efficientllm.cli.options import DEFAULT_RESULTS, Results
 from efficientllm.errors import ResultsError, UserError
 
 _FORMATS = ("html", "markdown")
 
 
 def report(
-    study: StudyName,
+    study: Annotated[
+        str, typer.Argument(help="A study's name, as `efficientllm show` lists them.", metavar="[STUDY]")
+    ] = "",
     results: Results = DEFAULT_RESULTS,
     style: Annotated[str, typer.Option("--format", help="html or markdown.")] = "html",
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="File to write; Markdown goes to the screen without it.")
     ] = None,
+    site: Annotated[
+        Path | None, typer.Option("--site", help="A folder of bundles: write a static site of them.", metavar="FOLDER")
+    ] = None,
+    license_: Annotated[
+        str, typer.Option("--license", help="With --site: the data's licence, such as CC-BY-4.0, for croissant.json.")
+    ] = "",
+    creator: Annotated[str, typer.Option("--creator", help="With --site: who publishes it; org:NAME.")] = "",
+    url: Annotated[str, typer.Option("--url", help="With --site: where it will stand.")] = "",
 ) -> None:
-    """Write a study's page as one offline HTML file, or its table as Markdown."""
+    """Write a study's page as one offline HTML file, its table as Markdown, or a site of many people's bundles."""
+    if site is not None:
+        from efficientllm.cli._site import write_site
+
+        if study:
+            raise UserError(f"--site takes a folder of bundles and no study ({study!r}). Leave one of them out.")
+        typer.echo(write_site(site, output or Path("site"), license_=license_, creator=creator, url=url))
+        return
+    if not study:
+        raise UserError("report needs a study's name, or --site with a folder of bundles. See `efficientllm show`.")
     if style not in _FORMATS:
         raise UserError(f"--format: {style!r} is none of {', '.join(_FORMATS)}.")
     from efficientllm.cli._tables import study_table_of, write_page

@@ -11,7 +11,7 @@ import msgspec
 
 from efficientllm import catalog
 from efficientllm.errors import RecipeError, UnknownNameError, did_you_mean
-from efficientllm.recipes.override import apply_overrides
+from efficientllm.recipes.override import apply_overrides, with_words, words_of
 from efficientllm.recipes.recipe import ORDERS, Recipe, Select, Stage
 from efficientllm.recipes.select import completed
 from efficientllm.recipes.yaml import parse_mapping
@@ -69,11 +69,15 @@ def recipe_path(address: str) -> Path:
 def recipe_from_text(
     text: str, file: str, *, default_name: str = "recipe", overrides: list[str] | None = None
 ) -> Recipe:
-    """Build a recipe from YAML text; `file` is what errors quote."""
+    """Build a recipe from YAML text; `file` is what errors quote.
+
+    A text that was kept beside results carries the words that it was run with, and they hold here too.
+    """
     raw = parse_mapping(text, file)
     if "stages" not in raw:
         raw = _as_one_stage(raw)
-    raw = apply_overrides(raw, overrides or [], file)
+    words = [*words_of(text), *(overrides or [])]
+    raw = apply_overrides(raw, words, file)
     _refuse_unknown(raw, _TOP, file, "")
     stages = raw["stages"]
     if not isinstance(stages, list) or not stages:
@@ -86,7 +90,7 @@ def recipe_from_text(
         name=_name(raw.get("name", default_name), file),
         file=file,
         stages=parsed,
-        text=text,
+        text=with_words(text, words),
         title=_typed(raw, "title", str, "", file),
         device=_one_of(raw, "device", _DEVICES, "auto", file),
         repeats=_whole(raw, "repeats", 3, file, 1),

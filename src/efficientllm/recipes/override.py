@@ -5,11 +5,42 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import msgspec
+
 from efficientllm.errors import RecipeError, did_you_mean
 from efficientllm.recipes.yaml import parse_value
 from efficientllm.records.settings import SETTINGS
 
 _TOP = ("title", "device", "repeats", "seed", "order", "protocol", "baseline", "name")
+
+
+#: A comment at the end of a kept recipe: the words that it was run with.
+_KEPT = "# run with: "
+
+
+def with_words(text: str, words: list[str]) -> str:
+    r"""Return a recipe's text with the words that it was run with, in a comment that `words_of` reads.
+
+    >>> words_of(with_words("title: a\n", ["repeats=1"]))
+    ['repeats=1']
+    >>> with_words("title: a\n", [])
+    'title: a\n'
+    """
+    if not words:
+        return text
+    before = text.rstrip("\n").rpartition("\n" + _KEPT)[0] if words_of(text) else text.rstrip("\n")
+    return f"{before}\n{_KEPT}{msgspec.json.encode(words).decode()}\n"
+
+
+def words_of(text: str) -> list[str]:
+    """Return the words that a kept recipe was run with; none of a recipe as it was written."""
+    last = text.rstrip("\n").rpartition("\n")[2]
+    if not last.startswith(_KEPT):
+        return []
+    try:
+        return msgspec.json.decode(last.removeprefix(_KEPT), type=list[str])
+    except msgspec.DecodeError:
+        return []
 
 
 def apply_overrides(raw: dict[str, Any], words: list[str], file: str) -> dict[str, Any]:

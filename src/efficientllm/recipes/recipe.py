@@ -69,7 +69,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
         repeats: processes a technique; seed: of the first repeat, the next ones count up.
         order: of techniques inside a round: `interleaved` (as listed), `latin` (rotated by round) or `shuffled`.
         baseline: axis -> value of the row that others are compared with.
-        text: the recipe as read, stored beside the results.
+        text: the recipe as read, with the words that were laid over it; stored beside the results.
     """
 
     name: str

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from efficientllm.errors import EfficientLLMError
 from efficientllm.records.measurement import SCHEMA_VERSION, Measurement
 from efficientllm.records.series import Series
 from efficientllm.records.window import Window
@@ -100,8 +101,10 @@ def decode_compact(data: bytes) -> Measurement:
 def _decoded(decoder: msgspec.json.Decoder[Any], data: bytes) -> Measurement:
     try:
         measurement: Measurement = decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CodecError(str(error)) from error
+    except EfficientLLMError as error:  # settings that no recipe could give: their own checks refuse them
+        raise CodecError(f"settings that make no sense: {error}") from error
     if measurement.schema > SCHEMA_VERSION:
         raise CodecError(f"schema {measurement.schema} is newer than this software's {SCHEMA_VERSION}; update it")
     return measurement

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 
@@ -66,10 +68,18 @@ def make_environment(
     host: str = "",
 ) -> Environment:
     """Build an environment with its two ids; git state and host name are recorded beside them, not hashed."""
-    shared = {name: version for name, version in libraries.items() if name in _SHARED_LIBRARIES}
-    machine_id = _digest([msgspec.to_builtins(devices), python, platform, shared, threads])
+    id_, machine_id = environment_digests(
+        {
+            "devices": msgspec.to_builtins(devices),
+            "python": python,
+            "platform": platform,
+            "libraries": libraries,
+            "threads": threads,
+            "code_digest": code_digest,
+        }
+    )
     return Environment(
-        id=_digest([machine_id, libraries, code_digest]),
+        id=id_,
         machine_id=machine_id,
         devices=devices,
         python=python,
@@ -81,6 +91,17 @@ def make_environment(
         git_dirty=git_dirty,
         host=host,
     )
+
+
+def environment_digests(fields: Mapping[str, Any]) -> tuple[str, str]:
+    """Return an environment's id and machine id from its fields as they are stored, by name.
+
+    Raises:
+        KeyError: a field is missing.
+    """
+    shared = {name: version for name, version in fields["libraries"].items() if name in _SHARED_LIBRARIES}
+    machine_id = _digest([fields["devices"], fields["python"], fields["platform"], shared, fields["threads"]])
+    return _digest([machine_id, fields["libraries"], fields["code_digest"]]), machine_id
 
 
 def _digest(value: object) -> str:

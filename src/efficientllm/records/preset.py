@@ -41,8 +41,11 @@ def load_preset(choice: Choice) -> Preset:
 
     Raises:
         UnknownNameError: no such preset.
-        UserError: options, which a preset has none of, or a file whose ENTRY is of another kind.
+        UserError: options, which a preset has none of, a file whose ENTRY is of another kind, or that is another than
+            the recorded one: who hands in a record names no file that is to be run here.
     """
+    if choice.sha256 and registry.file_sha256(catalog.path_of("preset", choice.address())) != choice.sha256:
+        raise UserError(f"preset {choice.path} is not the file that was chosen: its hash is another. Choose it again.")
     entry = registry.load("preset", choice.address())
     if not isinstance(entry, Preset):
         raise UserError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 
 import msgspec
 
@@ -103,16 +104,17 @@ def make_trial(
     The recipe's name, the stage's name, labels and the path of a user's own file (its hash counts instead) leave the
     id alone, so that the same cell of two studies is the same trial.
     """
-    identity = [
-        _without_paths(msgspec.to_builtins(settings)),
-        msgspec.to_builtins(protocol),
-        device,
-        seed,
-        repeat,
-        parent,
-        PROTOCOL_VERSION,
-    ]
-    digest = hashlib.sha256(msgspec.json.encode(identity, order="deterministic")).hexdigest()[:16]
+    digest = trial_digest(
+        {
+            "settings": msgspec.to_builtins(settings),
+            "protocol": msgspec.to_builtins(protocol),
+            "device": device,
+            "seed": seed,
+            "repeat": repeat,
+            "parent": parent,
+            "protocol_version": PROTOCOL_VERSION,
+        }
+    )
     return Trial(
         id=digest,
         settings=settings,
@@ -127,6 +129,20 @@ def make_trial(
         selected=selected,
         name=name,
     )
+
+
+def trial_digest(fields: Mapping[str, object]) -> str:
+    """Return the id of a trial from its fields as they are stored, by name; paths of users' own files do not count.
+
+    Read from a stored record's own JSON it holds for records of every schema: fields that are newer than the record
+    are no part of its id.
+
+    Raises:
+        KeyError: a field is missing.
+    """
+    names = ("settings", "protocol", "device", "seed", "repeat", "parent", "protocol_version")
+    identity = [_without_paths(fields[name]) for name in names]
+    return hashlib.sha256(msgspec.json.encode(identity, order="deterministic")).hexdigest()[:16]
 
 
 def _without_paths(value: object) -> object:

@@ -8,7 +8,7 @@ is added, or is there already, or is refused by name: nothing is counted twice a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -17,6 +17,7 @@ import msgspec
 from efficientllm.errors import ResultsError
 from efficientllm.records.codec import CodecError, decode
 from efficientllm.records.measurement import Measurement
+from efficientllm.store.anonymous import HIDDEN, anonymised
 from efficientllm.store.atomic import replace, write_new
 from efficientllm.store.container import pack, unpack
 from efficientllm.store.folder import Problem, Study, is_study_folder, read_measurement, studies
@@ -24,6 +25,8 @@ from efficientllm.store.names import check_study_name, is_safe_id
 
 #: Version of the bundle's form.
 BUNDLE_VERSION = 1
+#: The first file in it.
+MANIFEST = "manifest.json"
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,6 +36,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         study: the study's name where it was packed.
         schemas, software_versions: those of the measurements.
         sha256: name in the bundle -> hash of its bytes.
+        anonymised: what was replaced by pseudonyms before packing; empty where nothing was.
     """
 
     bundle: int = BUNDLE_VERSION
@@ -40,6 +44,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     schemas: tuple[int, ...] = ()
     software_versions: tuple[str, ...] = ()
     sha256: dict[str, str] = {}
+    anonymised: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,13 +70,16 @@ class MergeReport:
     refused: dict[str, str] = field(default_factory=dict)
 
 
-def write_bundle(study: Study, file: Path, *, overwrite: bool = False) -> BundleReport:
+def write_bundle(
+    study: Study, file: Path, *, overwrite: bool = False, anonymous: Collection[str] | None = None
+) -> BundleReport:
     """Pack a study into one file.
 
     Args:
         study: what to pack.
         file: where to; its folder must exist.
         overwrite: whether another bundle may be there.
+        anonymous: hide whose the study is, and with it these names; None packs it as it is.
 
     Raises:
         ResultsError: there is nothing to pack, another file is there, or it cannot be written.
@@ -89,13 +97,16 @@ def write_bundle(study: Study, file: Path, *, overwrite: bool = False) -> Bundle
     if not found:
         raise ResultsError(f"study {study.name!r} in {study.results} holds no measurement to bundle.")
     contents |= {f"recipes/{path.name}": path.read_bytes() for path in study.recipes()}
+    if anonymous is not None:
+        contents = anonymised(contents, anonymous)
     manifest = Manifest(
         study=study.name,
         schemas=tuple(sorted({measurement.schema for measurement in found})),
         software_versions=tuple(sorted({measurement.software_version for measurement in found})),
         sha256={name: _sha256(data) for name, data in contents.items()},
+        anonymised=HIDDEN if anonymous is not None else (),
     )
-    packed = pack([("manifest.json", msgspec.json.encode(manifest, order="deterministic")), *contents.items()])
+    packed = pack([(MANIFEST, msgspec.json.encode(manifest, order="deterministic")), *contents.items()])
     (replace if overwrite else write_new)(file, packed)
     return BundleReport(file=file, measurements=len(found), left_out=tuple(left_out))
 
@@ -107,15 +118,24 @@ def read_manifest(file: Path) -> Manifest:
         ResultsError: the file is no bundle, or one of a newer form.
     """
     name, data = next(unpack(file), ("", b""))
+    if name != MANIFEST:
+        raise ResultsError(f"{file} does not begin with a manifest: it is no bundle.")
+    return parse_manifest(data, str(file))
+
+
+def parse_manifest(data: bytes, where: str) -> Manifest:
+    """Return the manifest that some bytes are.
+
+    Raises:
+        ResultsError: they are none, or one of a newer form.
+    """
     try:
-        if name != "manifest.json":
-            raise ResultsError(f"{file} does not begin with a manifest: it is no bundle.")
         manifest = msgspec.json.decode(data, type=Manifest)
-    except msgspec.DecodeError as error:
-        raise ResultsError(f"{file} has a manifest that cannot be read: {error}.") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ResultsError(f"{where} has a manifest that cannot be read: {error}.") from error
     if manifest.bundle > BUNDLE_VERSION:
         raise ResultsError(
-            f"{file} is a bundle of form {manifest.bundle}, newer than this software's {BUNDLE_VERSION}."
+            f"{where} is a bundle of form {manifest.bundle}, newer than this software's {BUNDLE_VERSION}."
         )
     return manifest
 
@@ -157,7 +177,7 @@ def verify_bundle(file: Path) -> Manifest:
     check_study_name(manifest.study)
     missing = dict(manifest.sha256)
     for name, data in unpack(file):
-        if name != "manifest.json" and missing.pop(name, "") != _sha256(data):
+        if name != MANIFEST and missing.pop(name, "") != _sha256(data):
             raise ResultsError(f"{file} is corrupt: {name} is not what its manifest says. Fetch it again.")
     if missing:
         raise ResultsError(f"{file} is incomplete: {next(iter(missing))} is missing. Fetch it again.")
