@@ -33,23 +33,37 @@ class _Pair:
     found: Comparison
 
 
+@dataclass(frozen=True, kw_only=True)
+class How:
+    """In what the sides differ besides what is compared.
+
+    Attributes:
+        same_hardware: whether rounds pair: same seeds on the same devices.
+        other_text: whether quality was judged on other text, so that its figures do not compare.
+        other_work: whether both the devices and the work differ, so that only shares of a limit compare.
+    """
+
+    same_hardware: bool
+    other_text: bool = False
+    other_work: bool = False
+
+
 def differences(
-    windows: Sequence[Shared], *, same_hardware: bool, fail_over: float | None, other_text: bool = False
+    windows: Sequence[Shared], how: How, fail_over: float | None
 ) -> tuple[tuple[Difference, ...], dict[str, tuple[str, ...]]]:
     """Return every figure that both sides have, judged, and by metric and reason where one has none.
 
     Args:
         windows: what both sides measured.
-        same_hardware: whether rounds pair: same seeds on the same devices.
+        how: in what the sides differ.
         fail_over: largest ratio by which b may be worse, None for no limit.
-        other_text: whether quality was judged on other text, so that its figures do not compare.
     """
     pairs: list[_Pair] = []
     without: dict[str, list[str]] = {}
     for shared in windows:
         for name in shared.both():
             for entry in shared.metrics:
-                made = _pair(shared, entry, name, same_hardware, other_text)
+                made = _pair(shared, entry, name, how)
                 if isinstance(made, _Pair):
                     pairs.append(made)
                 elif made:
@@ -61,7 +75,7 @@ def differences(
     return told, {reason: tuple(dict.fromkeys(rows)) for reason, rows in without.items()}
 
 
-def _pair(shared: Shared, entry: MetricEntry, name: str, same_hardware: bool, other_text: bool) -> _Pair | str:
+def _pair(shared: Shared, entry: MetricEntry, name: str, how: How) -> _Pair | str:
     """Return a figure on both sides, or why it is not compared; empty where neither has it."""
     key, better = entry.column.key, entry.column.better
     a, b = shared.a.table[name][key], shared.b.table[name][key]
@@ -69,14 +83,16 @@ def _pair(shared: Shared, entry: MetricEntry, name: str, same_hardware: bool, ot
         both = a.value is None and b.value is None
         reason = a.absent if a.value is None else b.absent
         return reason if both else f"{reason} (in {'a' if a.value is None else 'b'} alone)"
+    if how.other_work and entry.column.unit != "ratio":
+        return "other work on another device: only shares of a limit compare (and conclusions, below)"
     if entry.group == "quality":
-        if other_text:
+        if how.other_text:
             return "judged on another text on each side"
         if name in shared.a.floored and name in shared.b.floored:
             return shared.b.floored[name]
     seeds = (shared.a.seeds(name), shared.b.seeds(name))
     common = a.values.keys() & b.values.keys()
-    by_round = same_hardware and bool(common) and all(seeds[0][r] == seeds[1][r] for r in common)
+    by_round = how.same_hardware and bool(common) and all(seeds[0][r] == seeds[1][r] for r in common)
     found = paired(b.values, a.values, better) if by_round else unpaired(
         list(b.values.values()), list(a.values.values()), better
     )  # fmt: skip

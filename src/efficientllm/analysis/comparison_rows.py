@@ -100,14 +100,20 @@ def compared_metrics(window: str, wanted: Sequence[str], same_hardware: bool) ->
     return tuple(entry for entry in applicable(window) if entry.column.key in heads and entry.column.better)
 
 
-def concluded_metrics(window: str, wanted: Sequence[str]) -> tuple[MetricEntry, ...]:
+def concluded_metrics(window: str, wanted: Sequence[str], same_hardware: bool) -> tuple[MetricEntry, ...]:
     """Return the metrics by which techniques are compared within a side: those wanted, else one of a kind.
 
-    >>> [entry.column.key for entry in concluded_metrics("decode", ())]
-    ['memory_mean', 'latency_median', 'energy_per_token', 'bits_per_byte']
+    Between machines also the share of the limit, which tells how near each implementation comes to its machine's.
+
+    >>> [entry.column.key for entry in concluded_metrics("decode", (), same_hardware=False)]
+    ['memory_mean', 'attained', 'latency_median', 'energy_per_token', 'bits_per_byte']
     """
     found = compared_metrics(window, wanted, same_hardware=True)
-    return found if wanted else tuple(entry for entry in found if entry.group != "throughput")
+    if wanted:
+        return found
+    keys = {entry.column.key for entry in found if entry.group != "throughput"}
+    keys |= set() if same_hardware else {"attained"}
+    return tuple(entry for entry in applicable(window) if entry.column.key in keys)
 
 
 def _timed(window: str) -> list[str]:
@@ -131,7 +137,7 @@ def shared_windows(
         both, only_a, only_b = _point_pairs(points(group_a), points(group_b), may_differ(WINDOW, across))
         for point_a, point_b in both:
             metrics = compared_metrics(point_a[0], wanted, same_hardware)
-            concluded = concluded_metrics(point_a[0], wanted)
+            concluded = concluded_metrics(point_a[0], wanted, same_hardware)
             part_a, part_b = (_part(*part, (*metrics, *concluded)) for part in ((group_a, point_a), (group_b, point_b)))
             label = (
                 part_a.window.label() if point_a == point_b else f"{part_a.window.label()} / {part_b.window.label()}"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from msgspec.structs import replace
 
 from efficientllm.analysis.catalogue import entries
 from efficientllm.analysis.comparison import ComparisonTable, Difference, Ended, SideFacts, Unmatched
-from efficientllm.analysis.comparison_figures import differences
+from efficientllm.analysis.comparison_figures import How, differences
 from efficientllm.analysis.comparison_match import match
 from efficientllm.analysis.comparison_rows import ended, shared_windows
 from efficientllm.analysis.comparison_side import Side, SideRow
@@ -51,9 +51,14 @@ def compare_sides(a: Side, b: Side, options: Options) -> ComparisonTable:
     matched = match(a, b, options.across)
     same = _same_hardware(matched.pairs)
     windows, alone = shared_windows(matched.pairs, options.metrics, options.across, same)
-    figures, without = differences(
-        windows, same_hardware=same, fail_over=options.fail_over, other_text=_other_text(matched.pairs)
+    differing = {key: pair for one, other in matched.pairs for key, pair in one.differs(other).items()}
+    differing.pop("machine", None)
+    how = How(
+        same_hardware=same,
+        other_text=any(key.startswith(_TEXT) for key in differing),
+        other_work=not same and bool(differing) and not options.metrics,
     )
+    figures, without = differences(windows, how, options.fail_over)
     gone = (*(one for shared in windows for one in ended(shared)), *alone)
     table = ComparisonTable(
         a=_facts(a),
@@ -68,7 +73,7 @@ def compare_sides(a: Side, b: Side, options: Options) -> ComparisonTable:
         unmatched=matched.unmatched,
         conclusions=conclusions(windows),
         not_compared=without,
-        notes=_notes(a, b, matched.pairs),
+        notes=_notes(a, b, matched.pairs, differing),
     )
     return replace(table, verdict=sentences(table))
 
@@ -104,10 +109,6 @@ def _same_hardware(pairs: Sequence[tuple[SideRow, SideRow]]) -> bool:
     return machines[0] == machines[1] or (devices[0] == devices[1] and "" not in devices[0])
 
 
-def _other_text(pairs: Sequence[tuple[SideRow, SideRow]]) -> bool:
-    return any(key.startswith(_TEXT) for one, other in pairs for key in one.differs(other))
-
-
 def _told(records: Sequence[Measurement]) -> dict[str, str]:
     """Return what a side was measured on and with; the values of several, joined."""
     found: dict[str, dict[str, None]] = {}
@@ -138,10 +139,13 @@ def _environment(pairs: Sequence[tuple[SideRow, SideRow]]) -> dict[str, tuple[st
     return {key: (a.get(key, "-"), b.get(key, "-")) for key in (a | b) if a.get(key) != b.get(key)}
 
 
-def _notes(a: Side, b: Side, pairs: Sequence[tuple[SideRow, SideRow]]) -> tuple[str, ...]:
+def _notes(
+    a: Side, b: Side, pairs: Sequence[tuple[SideRow, SideRow]], differing: Mapping[str, tuple[str, str]]
+) -> tuple[str, ...]:
     notes = [f"{side.name}: {problem}" for side in (a, b) for problem in side.problems]
-    differs = {key: pair for one, other in pairs for key, pair in one.differs(other).items() if key != "machine"}
-    notes += [f"let differ: {key}, {first} in A, {second} in B" for key, (first, second) in differs.items()]
+    if differing:
+        told = ", ".join(f"{key} {first} / {second}" for key, (first, second) in differing.items())
+        notes.append(f"let differ (A / B): {told}")
     same = {id(one) for one, other in pairs if {m.id for m in one.records} & {m.id for m in other.records}}
     if same:
         notes.append(f"{len(same)} of {len(pairs)} rows share measurements: these differ by nothing")

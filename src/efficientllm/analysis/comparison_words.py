@@ -93,10 +93,9 @@ def _gone(table: ComparisonTable) -> list[str]:
     new = [one for one in table.ended if one.outcome_a != "ok" and one.outcome_b == "ok"]
     said = []
     for what, rows in (("Figures of A that B lacks", lost), ("Figures of B that A lacks", new)):
-        told = [
-            f"{one.technique} in {place_words(one.stage, one.window)} ({one.outcome_b if one.regression else one.outcome_a})"
-            for one in rows
-        ]
+        ends = [one.outcome_b if one.regression else one.outcome_a for one in rows]
+        places = [f"{one.technique} in {place_words(one.stage, one.window)}" for one in rows]
+        told = [f"{place} ({end})" for place, end in zip(places, ends, strict=True)]
         said += [f"{what}: {_listed(told)}."] if told else []
     return said
 
@@ -111,7 +110,7 @@ def _transfer(conclusions: Sequence[Conclusion]) -> list[str]:
     told = ", ".join(
         f"{count[word]} {_plural(word, count[word])}" for word in (CARRIES_OVER, FLIPS, FADES, UNDECIDED) if count[word]
     )
-    said = [f"Of {len(looked)} conclusions {against} {told} from A to B."]
+    said = [f"Of {len(looked)} conclusions {against}, from A to B: {told}."]
     flips = [one for one in conclusions if one.word == FLIPS]
     if flips:
         said.append(f"What flips: {_listed([conclusion_words(one) for one in flips])}.")
