@@ -133,7 +133,7 @@ def shared_windows(
     """
     shared: list[Shared] = []
     alone: list[Ended] = []
-    for group_a, group_b in _group_pairs(pairs):
+    for place, group_a, group_b in _group_pairs(pairs):
         both, only_a, only_b = _point_pairs(points(group_a), points(group_b), may_differ(WINDOW, across))
         for point_a, point_b in both:
             metrics = compared_metrics(point_a[0], wanted, same_hardware)
@@ -142,10 +142,9 @@ def shared_windows(
             label = (
                 part_a.window.label() if point_a == point_b else f"{part_a.window.label()} / {part_b.window.label()}"
             )
-            place = {"stage": group_a.stage, "label": label}
-            shared.append(Shared(**place, metrics=metrics, concluded=concluded, a=part_a, b=part_b))
-        alone += [one for point in only_a for one in _alone(group_a, point, "b")]
-        alone += [one for point in only_b for one in _alone(group_b, point, "a")]
+            shared.append(Shared(stage=place, label=label, metrics=metrics, concluded=concluded, a=part_a, b=part_b))
+        alone += [one for point in only_a for one in _alone(place, group_a, point, "b")]
+        alone += [one for point in only_b for one in _alone(place, group_b, point, "a")]
     return shared, alone
 
 
@@ -175,8 +174,22 @@ def _part(group: Group, point: Point, metrics: Sequence[MetricEntry]) -> Part:
     return Part(group=group, window=window, table=table, floored=floored, rows=rows)
 
 
-def _group_pairs(pairs: Sequence[tuple[SideRow, SideRow]]) -> Iterator[tuple[Group, Group]]:
-    """Yield the groups of one side with those of the other, each cut down to the rows that both have."""
+def _group_pairs(pairs: Sequence[tuple[SideRow, SideRow]]) -> Iterator[tuple[str, Group, Group]]:
+    """Yield stages with the groups of both sides, each cut down to the rows that both have.
+
+    Studies and machines are kept apart where there are several; then they stand in the stage's name.
+    """
+    apart: dict[tuple[str, str], list[tuple[SideRow, SideRow]]] = {}
+    for one, other in pairs:
+        apart.setdefault((one.conditions.get("study", ""), one.conditions["machine"]), []).append((one, other))
+    several = len({machine for _, machine in apart}) > 1
+    for (study, machine), inside in apart.items():
+        before, after = f"{study}/" if study else "", f" on {machine[:8]}" if several else ""
+        for group_a, group_b in _of_one_study(inside):
+            yield f"{before}{group_a.stage}{after}", group_a, group_b
+
+
+def _of_one_study(pairs: Sequence[tuple[SideRow, SideRow]]) -> Iterator[tuple[Group, Group]]:
     partner = {record.id: number for number, (_, b) in enumerate(pairs) for record in b.records}
     number_of = {record.id: number for number, (a, _) in enumerate(pairs) for record in a.records}
     of_b = groups([record for _, b in pairs for record in b.records])
@@ -209,13 +222,13 @@ def _point_pairs(
     return both, only_a, only_b
 
 
-def _alone(group: Group, point: Point, missing: str) -> Iterator[Ended]:
+def _alone(place: str, group: Group, point: Point, missing: str) -> Iterator[Ended]:
     """Yield the rows of a window that the other side was never to measure."""
     window = Window(name=point[0], coordinates=dict(point[1]))
     for records in group.rows.values():
         if seen_in(records, window):
             outcomes = {"outcome_a": "ok", "outcome_b": "ok", f"outcome_{missing}": "missing"}
             yield Ended(
-                stage=group.stage, window=window.label(), technique=records[0].trial.technique(), **outcomes,
+                stage=place, window=window.label(), technique=records[0].trial.technique(), **outcomes,
                 reason="not asked for there", regression=missing == "b",
             )  # fmt: skip

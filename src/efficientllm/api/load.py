@@ -28,8 +28,8 @@ def load(
     The rows and columns are those of the view or table of the same name that `efficientllm query` reads and
     `efficientllm query --tables` describes; units are base units. `metrics` is the long form: a row for each metric of
     each window of each measurement, with its `value` and `unit`, or in `absent` why there is none. Beside the JSON of
-    `axes` and `coordinates` stands a column for each (`axes.mixer`, `coordinates.batch`). Records in any state are in it:
-    take those whose `outcome` is ok and whose `invalid_codes` are `[]` for figures that count.
+    `axes` and `coordinates` stands a column for each (`axes.mixer`, `coordinates.batch`). Records in any state are
+    in it: take those whose `outcome` is ok and whose `invalid_codes` are `[]` for figures that count.
 
     Args:
         study: a study's name or several; None for all.

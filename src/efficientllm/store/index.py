@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ Metrics = Callable[[Measurement, Window], Mapping[str, float | str]]
 #: How long another process may hold the index before a copy in memory is built instead.
 WAIT_S = 30.0
 _Stamp = tuple[int, int]
+#: Changes with the tables and views, so that no index of another form is read.
+_FORM = zlib.crc32("".join([*schema.statements(), *views.statements()]).encode())
 Read = TypeVar("Read")
 
 #: What sqlite answers where the file cannot be used, though nothing is wrong with it.
@@ -67,7 +70,7 @@ class Index:
         self.study = study
         self._metrics = metrics
         self._info = metric_info
-        self._version = f"{schema.INDEX_VERSION} {metrics_version if metrics else 'none'}"
+        self._version = f"{schema.INDEX_VERSION} {_FORM:08x} {metrics_version if metrics else 'none'}"
 
     def refresh(self) -> Refresh:
         """Bring the index up to date with the files; say what was done."""
