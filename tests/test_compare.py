@@ -44,6 +44,19 @@ def test_an_uncertain_regression_beyond_the_limit_does_not_fail_and_is_said_to_b
     assert not table.regressions and "cannot be told" in table.verdict[0]
 
 
+def test_an_estimate_beyond_the_limit_is_not_enough_however_few_figures_are_compared():
+    few = {"metrics": ("latency_median",), "stages": ("pretrain",), "fail_over": 0.05}
+    slow = found(compare(OLD, newer(**SLOW, seconds=1.08, noise=0.06), **few), technique="mqa")
+    assert slow.ratio > 1.05 > slow.low and slow.limit == "cannot tell"
+
+
+def test_the_limit_is_of_the_worse_side_alone_and_of_rates_downward():
+    fast = compare(OLD, newer(**SLOW, seconds=0.8), fail_over=0.05)
+    assert found(fast, **SLOW, metric="latency_median").limit == "holds" and not fast.regressions
+    slow = compare(OLD, newer(**SLOW, seconds=1.10), metrics=("tokens_per_s",), fail_over=0.05)
+    assert found(slow, **SLOW).limit == "fails" and found(slow, **SLOW).ratio < 0.95
+
+
 def test_nothing_planted_nothing_found():
     table = compare(OLD, newer(), fail_over=0.05)
     assert {one.verdict for one in table.differences} <= {"equivalent", "unresolved"}
@@ -148,6 +161,32 @@ def test_other_versions_of_the_protocol_are_refused_by_name_whatever_may_differ(
     new = [with_trial(r, protocol_version=1) for r in newer()]
     with pytest.raises(UserError, match=r"a was measured by protocol_version \d+, b by 1"):
         compare(OLD, new, across=("all",))
+
+
+def test_rows_of_another_version_within_a_side_are_left_out_by_name_whatever_may_differ():
+    new = [with_trial(r, protocol_version=1) if r.trial.technique() == "mqa" else r for r in newer()]
+    for across in ((), ("all",)):
+        table = compare(OLD, new, across=across)
+        assert "mqa" not in {one.technique for one in table.differences}
+        assert all(one.differs["protocol_version"] for one in table.unmatched)
+
+
+def test_what_would_make_several_rows_one_may_not_be_let_differ():
+    longer = [with_trial(r, id=r.trial.id[::-1], settings=replace(r.trial.settings, dtype="bfloat16")) for r in OLD]
+    with pytest.raises(UserError, match=r"a holds pretrain mha more than once, with dtype \(float32 / bfloat16\)"):
+        compare([*OLD, *longer], newer(), across=("dtype",))
+
+
+def test_quality_of_no_skill_on_both_sides_is_not_compared():
+    def floored(records):
+        return [replace(r, figures=r.figures | {"unigram_bits_per_byte": 1.0}) for r in records]
+
+    both = compare(floored(OLD), floored(newer()))
+    assert "bits_per_byte" not in {one.column.key for one in both.differences}
+    assert any(reason.startswith("bits_per_byte: at_floor") for reason in both.not_compared)
+    assert not [one for one in both.conclusions if one.column.key == "bits_per_byte"]
+    one = compare(OLD, floored(newer()))
+    assert "bits_per_byte" in {difference.column.key for difference in one.differences}
 
 
 def test_a_smoke_protocol_is_shown_and_not_judged():
