@@ -9,7 +9,7 @@ from tests.two_sides import STUDY, compare, found, moved, of_commit, on_machine,
 from efficientllm.analysis.comparison_side import chosen, make_side
 from efficientllm.analysis.comparison_table import Options, compare_sides
 from efficientllm.errors import UnknownNameError, UserError
-from efficientllm.records.window import Window
+from efficientllm.records.window import Caution, Window
 from efficientllm.stats.paired import paired
 from efficientllm.stats.unpaired import unpaired
 
@@ -261,6 +261,12 @@ def test_a_side_of_two_machines_is_refused_by_name_unless_both_have_them():
     assert table.same_hardware and len(table.differences) == 2 * len(compare(OLD, newer()).differences)
 
 
+def test_cautions_of_both_sides_are_counted():
+    cautious = [replace(r, cautions=(Caution(code="foreign_process", text="planted"),)) for r in newer()]
+    notes = " ".join(compare(OLD, cautious).notes)
+    assert f"foreign_process 0 / {len(cautious)}, under_5s_window 20 / 0" in notes
+
+
 def test_selectors_choose_by_commit_machine_and_library_and_say_what_there_is():
     all_of = {"study": [*OLD, *newer()]}
     for selector, commit in (("aaaa", "a"), ("commit:bbbb", "b")):
@@ -274,6 +280,10 @@ def test_selectors_choose_by_commit_machine_and_library_and_say_what_there_is():
 def test_the_same_measurements_on_both_sides_are_refused():
     with pytest.raises(UserError, match="are the same measurements"):
         compare(OLD, OLD)
+    again = [replace(r, started_at=r.started_at.replace("2026", "2027")) for r in of_commit(planted(), "a" * 40)]
+    assert {r.id for r in again} == {r.id for r in OLD}  # measured anew in another results folder
+    table = compare(OLD, again)
+    assert table.differences and not any("share measurements" in note for note in table.notes)
 
 
 def test_an_unknown_metric_or_stage_is_answered_with_the_nearest():

@@ -46,7 +46,7 @@ def match(a: Side, b: Side, across: Sequence[str] = ()) -> Matched:
     in_a, in_b = (_keyed(side, across, free) for side in (a, b))
     pairs = [(in_a.pop(key), in_b.pop(key)) for key in list(in_a) if key in in_b]
     pairs += _of_unknown(in_a, in_b)
-    same = [one for one, other in pairs if {m.id for m in one.records} == {m.id for m in other.records}]
+    same = [one for one, other in pairs if one.measured() == other.measured()]
     if len(same) == len(pairs) > 0:
         raise UserError(f"{a.name} and {b.name} are the same measurements. Give two that differ.")
     left_a, left_b = list(in_a.values()), list(in_b.values())

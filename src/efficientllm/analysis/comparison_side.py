@@ -43,6 +43,10 @@ class SideRow:
         trial = self.records[0].trial
         return f"{self.identity[0]} {trial.technique()}"
 
+    def measured(self) -> set[tuple[str, str]]:
+        """Return which measurements these are: an id occurs again where the same is measured anew."""
+        return {(record.id, record.started_at) for record in self.records}
+
     def differs(self, other: SideRow) -> dict[str, tuple[str, str]]:
         """Return the conditions in which two rows differ, with both values; `-` where one has none."""
         keys = sorted(self.conditions.keys() | other.conditions.keys())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -146,12 +147,15 @@ def _notes(
     if differing:
         told = ", ".join(f"{key} {first} / {second}" for key, (first, second) in differing.items())
         notes.append(f"let differ (A / B): {told}")
-    same = {id(one) for one, other in pairs if {m.id for m in one.records} & {m.id for m in other.records}}
+    same = sum(bool(one.measured() & other.measured()) for one, other in pairs)
     if same:
-        notes.append(f"{len(same)} of {len(pairs)} rows share measurements: these differ by nothing")
+        notes.append(f"{same} of {len(pairs)} rows share measurements: these differ by nothing")
     failed = [sum(not counts(record) for record in _records(pairs, side)) for side in (0, 1)]
     if any(failed):
         notes.append(f"records that do not count (not ok, or invalid): {failed[0]} of A, {failed[1]} of B")
+    codes = [Counter(code for r in _records(pairs, side) for code in {c.code for c in r.cautions}) for side in (0, 1)]
+    if told := ", ".join(f"{code} {codes[0][code]} / {codes[1][code]}" for code in sorted(codes[0] | codes[1])):
+        notes.append(f"cautions (records of A / of B; the studies' tables say what they mean): {told}")
     return tuple(notes)
 
 
