@@ -9,6 +9,7 @@ from tests.two_sides import STUDY, compare, found, moved, of_commit, on_machine,
 from efficientllm.analysis.comparison_side import chosen, make_side
 from efficientllm.analysis.comparison_table import Options, compare_sides
 from efficientllm.errors import UnknownNameError, UserError
+from efficientllm.records.choice import Choice
 from efficientllm.records.window import Caution, Window
 from efficientllm.stats.paired import paired
 from efficientllm.stats.unpaired import unpaired
@@ -259,6 +260,15 @@ def test_a_side_of_two_machines_is_refused_by_name_unless_both_have_them():
     new = of_commit([*on_machine(planted(), "one"), *on_machine(planted(), "two")], "b" * 40)
     table = compare(both, new)
     assert table.same_hardware and len(table.differences) == 2 * len(compare(OLD, newer()).differences)
+
+
+def test_a_users_own_file_is_what_is_compared_and_its_change_is_named():
+    def own(records, sha256):
+        mine = Choice(name="mine", path="./mine.py", sha256=sha256 * 8)
+        return [with_trial(r, settings=replace(r.trial.settings, position=mine)) for r in records]
+
+    table = compare(own(OLD, "12345678"), own(newer(), "abcdefab"))
+    assert table.environment["mine.py"] == ("12345678", "abcdefab") and not table.unmatched
 
 
 def test_cautions_of_both_sides_are_counted():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -19,6 +20,7 @@ from efficientllm.analysis.comparison_words import difference_words, sentences
 from efficientllm.analysis.select import counts
 from efficientllm.errors import UnknownNameError, UserError, did_you_mean
 from efficientllm.records.measurement import Measurement
+from efficientllm.records.settings import choices_of
 
 #: Conditions by which quality was judged on another text.
 _TEXT = ("data.", "corpus", "instructions")
@@ -124,11 +126,19 @@ def _told(records: Sequence[Measurement]) -> dict[str, str]:
             "efficientllm": record.software_version,
             "commit": environment.git_commit[:12] + (" (dirty)" if environment.git_dirty else ""),
             "machine": environment.machine_id,
+            **_own_files(record),
         }
         for key, value in said.items():
             if value:
                 found.setdefault(key, {})[value] = None
     return {key: " and ".join(sorted(values)) for key, values in found.items()}
+
+
+def _own_files(record: Measurement) -> dict[str, str]:
+    """Return the user's own files that a record was measured with, each with the beginning of its hash."""
+    settings: Any = record.trial.settings
+    choices = [one for field in settings.__struct_fields__ for one in choices_of(getattr(settings, field))]
+    return {f"{one.name}.py": one.sha256[:8] for one in choices if one.sha256}
 
 
 def _facts(side: Side) -> SideFacts:
