@@ -46,7 +46,7 @@ def count(index, table="measurements"):
 
 def test_a_query_answers_from_the_files(study):
     columns, rows = Index(study).query(
-        "SELECT technique, count(*) AS n, avg(value) FROM measurements JOIN figures USING (measurement) "
+        "SELECT technique, count(*) AS n, avg(value) FROM figures "
         "WHERE name = 'heldout_bits_per_byte' GROUP BY technique ORDER BY technique"
     )
     assert columns == ["technique", "n", "avg(value)"]
@@ -59,7 +59,7 @@ def test_every_table_joins_with_its_window_and_measurement(study):
         "SELECT m.technique, m.repeat, w.label, x.value, s.n, s.mean, s.min, s.max, s.unit, s.source "
         "FROM metrics x JOIN windows w USING (measurement, window) JOIN measurements m USING (measurement) "
         "JOIN series s USING (measurement, window) "
-        "WHERE x.name = 'median_step_s' AND s.name = 'used_bytes' ORDER BY 1, 2 LIMIT 1"
+        "WHERE x.metric = 'median_step_s' AND s.name = 'used_bytes' ORDER BY 1, 2 LIMIT 1"
     )
     assert rows == [("mha", 0, "train", 0.6, 2, 20.0, 10.0, 30.0, "bytes", "psutil.uss")]
 
@@ -151,7 +151,7 @@ def test_damage_that_only_the_query_meets_is_mended_too(study):
     index = Index(study)
     answer = index.query("SELECT sum(value) FROM figures")
     with sqlite3.connect(study.index_file) as connection:
-        (root,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'figures'").fetchone()
+        (root,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'figure_rows'").fetchone()
         (page,) = connection.execute("PRAGMA page_size").fetchone()
     connection.close()
     data = bytearray(study.index_file.read_bytes())
@@ -186,7 +186,7 @@ def test_an_older_index_and_other_metrics_are_built_anew(study):
         "PRAGMA journal_mode = WAL",
         "SELECT 1; SELECT 2",
         "SELECT load_extension('x')",
-        "SELECT nothing FROM measurements",
+        "SELECT no_such FROM measurements",
         "SELECT * FROM nowhere",
         "SELEC",
         "SELECT ?",
@@ -203,7 +203,10 @@ def test_what_writes_or_makes_no_sense_is_one_line_with_the_tables_names(study, 
         index.query(sql.format(other=tmp_path / "other.db"))
     message = str(caught.value)
     assert message.startswith("query: ") and "\n" not in message
-    assert message.endswith("Tables: figures, files, measurements, metrics, series, windows.")
+    if sql.startswith("SELECT no_such"):
+        assert "Columns of measurements: measurement, study, id, trial" in message
+    else:
+        assert message.endswith("Tables: figures, files, measurements, metric_info, metrics, series, windows.")
     assert study.index_file.read_bytes() == before
     assert not (tmp_path / "other.db").exists()
 

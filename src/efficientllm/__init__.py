@@ -6,15 +6,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from efficientllm.api.load import load
     from efficientllm.api.measure import measure
     from efficientllm.api.run import run
     from efficientllm.api.trainer import MeasureCallback
 
 __version__ = "0.1.0"
-__all__ = ["MeasureCallback", "__version__", "measure", "run"]
+__all__ = ["MeasureCallback", "__version__", "load", "measure", "run"]
 
 #: Public name -> the module that holds it; loaded at its first use, so that importing the package costs nothing.
-_HOMES = {"measure": "api.measure", "run": "api.run", "MeasureCallback": "api.trainer"}
+_HOMES = {"load": "api.load", "measure": "api.measure", "run": "api.run", "MeasureCallback": "api.trainer"}
 
 
 def __getattr__(name: str) -> Any:

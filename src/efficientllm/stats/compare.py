@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from efficientllm.stats.holm import holm
+from efficientllm.stats.holm import Key, holm
 from efficientllm.stats.limit import Limit, non_inferiority
 from efficientllm.stats.paired import Comparison, equivalence, paired
 from efficientllm.stats.pairs import compared_pairs
@@ -98,10 +98,16 @@ def verdicts(
     return judged(compared, margin, alpha=alpha)
 
 
-def judged(compared: Mapping[str, Comparison], margin: float, *, alpha: float = 0.05) -> dict[str, Verdict]:
-    """Return a verdict for each comparison with one baseline, Holm-corrected over them; arguments as in `verdicts`."""
+def judged(
+    compared: Mapping[Key, Comparison], margin: float | Mapping[Key, float], *, alpha: float = 0.05
+) -> dict[Key, Verdict]:
+    """Return a verdict for each comparison, Holm-corrected over all of them; arguments as in `verdicts`.
+
+    The comparisons may be with one baseline, of all pairs, or of several metrics with a `margin` each.
+    """
+    margins = margin if isinstance(margin, Mapping) else dict.fromkeys(compared, margin)
     different = holm({name: comparison.p_value for name, comparison in compared.items()})
-    same = holm({name: equivalence(comparison, margin) for name, comparison in compared.items()})
+    same = holm({name: equivalence(comparison, margins[name]) for name, comparison in compared.items()})
     return {
         name: Verdict(
             word=_word(comparison.improves, different[name], same[name], alpha),

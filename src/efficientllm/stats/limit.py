@@ -58,18 +58,33 @@ def non_inferiority(
     >>> non_inferiority({0: 0.48, 1: 0.51, 2: 0.46, 3: 0.50}, base, "high", limit=0.03).verdict
     'cannot tell'
     """
-    sign = direction(better)
-    if not 0 <= limit < 1:
-        raise ValueError(f"a limit of {limit}: give a ratio from 0 to below 1, 0.03 for 3 %")
     comparison = paired(a, b, better, resolution=resolution)
-    distance = sign * comparison.shift + _allowed(comparison, sign, limit)
-    p_value, p_broken = beyond(distance, comparison), beyond(-distance, comparison)
+    p_value, p_broken = kept_or_broken(comparison, better, limit)
+    sign = direction(better)
     verdict = "cannot tell"
     if p_value is not None and p_value < alpha:
         verdict = "holds"
     elif p_broken is not None and p_broken < alpha:
         verdict = "fails"
     return Limit(verdict=verdict, p_value=p_value, bound=_bound(comparison, sign, alpha), comparison=comparison)
+
+
+def kept_or_broken(comparison: Comparison, better: str, limit: float) -> tuple[float | None, float | None]:
+    """Return two one-sided p-values of a limit: small first, it is kept; small second, it is broken.
+
+    None and None below the fewest values that a spread can be told of. At the limit itself both are 0.5.
+
+    >>> from efficientllm.stats.paired import paired
+    >>> slower = paired({0: 1.10, 1: 1.11, 2: 1.10}, {0: 1.0, 1: 1.0, 2: 1.0}, "low")
+    >>> kept, broken = kept_or_broken(slower, "low", 0.05)
+    >>> kept > 0.99, broken < 0.01
+    (True, True)
+    """
+    sign = direction(better)
+    if not 0 <= limit < 1:
+        raise ValueError(f"a limit of {limit}: give a ratio from 0 to below 1, 0.03 for 3 %")
+    distance = sign * comparison.shift + _allowed(comparison, sign, limit)
+    return beyond(distance, comparison), beyond(-distance, comparison)
 
 
 def _allowed(comparison: Comparison, sign: int, limit: float) -> float:
@@ -82,4 +97,4 @@ def _allowed(comparison: Comparison, sign: int, limit: float) -> float:
 def _bound(comparison: Comparison, sign: int, alpha: float) -> float | None:
     if comparison.standard_error is None or comparison.scale == "linear":
         return None
-    return math.exp(comparison.shift - sign * t_quantile(1 - alpha, comparison.n - 1) * comparison.standard_error)
+    return math.exp(comparison.shift - sign * t_quantile(1 - alpha, comparison.freedom()) * comparison.standard_error)

@@ -31,6 +31,7 @@ class Comparison:
         scale: `log`, or `linear` where a value is zero or negative: then differences are compared, not ratios.
         shift, standard_error: mean difference of logarithms (`linear`: of values) and its standard error.
         size: what a relative margin is taken of: 1 on the log scale, the mean of |b| on the linear one.
+        df: degrees of freedom of the standard error, where they are not n - 1 (see `unpaired`).
     """
 
     ratio: float | None = None
@@ -44,6 +45,11 @@ class Comparison:
     shift: float = 0.0
     standard_error: float | None = None
     size: float = 1.0
+    df: float | None = None
+
+    def freedom(self) -> float:
+        """Return the degrees of freedom of the standard error."""
+        return self.n - 1 if self.df is None else self.df
 
 
 def paired(
@@ -129,7 +135,7 @@ def beyond(distance: float, comparison: Comparison) -> float | None:
         return None
     if comparison.standard_error == 0.0:
         return 0.0 if distance >= 0 else 1.0
-    return t_upper_tail(distance / comparison.standard_error, comparison.n - 1)
+    return t_upper_tail(distance / comparison.standard_error, comparison.freedom())
 
 
 def direction(better: str) -> int:

@@ -9,28 +9,34 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from efficientllm.errors import UserError
 from efficientllm.records.measurement import Measurement
 from efficientllm.records.window import Window
-from efficientllm.store import schema
+from efficientllm.store import schema, views
 from efficientllm.store.folder import Problem, Study, read_measurement
 from efficientllm.store.names import is_safe_id
+from efficientllm.store.sql import Answer, answer, explained
 
-#: Gives the metrics of one window: name -> value. Analysis, which lies above the store, hands it in.
-Metrics = Callable[[Measurement, Window], Mapping[str, float]]
+#: Gives the metrics of one window: name -> value, or the reason why there is none. Analysis, which lies above the
+#: store, hands it in.
+Metrics = Callable[[Measurement, Window], Mapping[str, float | str]]
 #: How long another process may hold the index before a copy in memory is built instead.
 WAIT_S = 30.0
 _Stamp = tuple[int, int]
+#: Changes with the tables and views, so that no index of another form is read.
+_FORM = zlib.crc32("".join([*schema.statements(), *views.statements()]).encode())
+Read = TypeVar("Read")
 
 #: What sqlite answers where the file cannot be used, though nothing is wrong with it.
 _UNUSABLE = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_FULL")
 _DAMAGED = {"SQLITE_CORRUPT", "SQLITE_NOTADB"}
-_READING = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,34 +57,64 @@ class Index:
         study: whose measurements.
         metrics: gives the table `metrics`; without it that table is empty.
         metrics_version: changes whenever `metrics` would answer differently; the index is then built anew.
+        metric_info: a row for each metric that there is, see `views.METRIC_INFO`.
     """
 
-    def __init__(self, study: Study, metrics: Metrics | None = None, metrics_version: str = "") -> None:
+    def __init__(
+        self,
+        study: Study,
+        metrics: Metrics | None = None,
+        metrics_version: str = "",
+        metric_info: Sequence[schema.Row] = (),
+    ) -> None:
         self.study = study
         self._metrics = metrics
-        self._version = f"{schema.INDEX_VERSION} {metrics_version if metrics else 'none'}"
+        self._info = metric_info
+        self._version = f"{schema.INDEX_VERSION} {_FORM:08x} {metrics_version if metrics else 'none'}"
 
     def refresh(self) -> Refresh:
         """Bring the index up to date with the files; say what was done."""
         with self._up_to_date() as (_, done):
             return done
 
-    def query(self, sql: str) -> tuple[list[str], list[tuple[object, ...]]]:
+    def query(self, sql: str) -> Answer:
         """Answer one SQL statement that only reads, from an index brought up to date.
 
         Returns:
             the columns' names and the rows.
 
         Raises:
-            UserError: sqlite cannot run it, or it would write; with sqlite's words and the tables' names.
+            UserError: sqlite cannot run it, or it would write; with sqlite's words and the real names.
         """
+
+        def read(connection: sqlite3.Connection) -> Answer:
+            try:
+                return answer(connection, sql)
+            except (sqlite3.Error, sqlite3.Warning, ValueError) as error:
+                if getattr(error, "sqlite_errorname", "") in _DAMAGED:
+                    raise
+                raise explained(error, sql) from error
+
+        return self._reading(read)
+
+    def rows(self) -> dict[str, list[tuple[object, ...]]]:
+        """Return table -> all its rows, the columns in the schema's order, from an index brought up to date."""
+        return self._reading(
+            lambda connection: {
+                table: connection.execute(f"SELECT {', '.join(columns)} FROM {table}").fetchall()
+                for table, columns in schema.TABLES.items()
+            }
+        )
+
+    def _reading(self, read: Callable[[sqlite3.Connection], Read]) -> Read:
+        """Read from an index brought up to date, once more from nothing if only the reading meets its damage."""
         for _ in range(2):
             with self._up_to_date() as (connection, _done):
                 try:
-                    return _answer(connection, sql)
-                except (sqlite3.Error, sqlite3.Warning, ValueError) as error:
+                    return read(connection)
+                except sqlite3.Error as error:
                     if getattr(error, "sqlite_errorname", "") not in _DAMAGED:
-                        raise UserError(f"query: {error}. Tables: {', '.join(sorted(schema.TABLES))}.") from error
+                        raise
             _remove(self.study.index_file)
         raise UserError(f"{self.study.index_file} is damaged again as soon as it is built. Check the disk.")
 
@@ -109,7 +145,7 @@ class Index:
             connection.execute("BEGIN IMMEDIATE")
             rebuilt = _version_of(connection) != self._version
             if rebuilt:
-                _make_tables(connection, self._version)
+                make_tables(connection, self._version, self._info)
             done = self._bring_in(connection, rebuilt=rebuilt, in_memory=file == ":memory:")
             connection.execute("COMMIT")
         except BaseException:
@@ -154,25 +190,26 @@ class Index:
     def _rows(self, number: int, measurement: Measurement) -> Iterator[tuple[str, schema.Row]]:
         yield "measurements", schema.measurement_row(number, self.study.name, measurement)
         for row in schema.figure_rows(number, None, measurement.figures):
-            yield "figures", row
+            yield "figure_rows", row
         for place, window in enumerate(measurement.windows):
             yield "windows", schema.window_row(number, place, window)
             for row in schema.figure_rows(number, place, window.figures):
-                yield "figures", row
+                yield "figure_rows", row
             for series in window.series:
-                yield "series", schema.series_row(number, place, series)
-            for row in schema.figure_rows(number, place, self._metrics(measurement, window) if self._metrics else {}):
-                yield "metrics", row
+                yield "series_rows", schema.series_row(number, place, series)
+            for row in schema.metric_rows(number, place, self._metrics(measurement, window) if self._metrics else {}):
+                yield "metric_rows", row
 
 
-_INSERT = {
+#: table -> the statement that takes a row in.
+INSERT = {
     table: f"INSERT INTO {table} VALUES ({', '.join(f':{name}' for name in columns)})"
     for table, columns in schema.TABLES.items()
 }
 
 
 def _insert(connection: sqlite3.Connection, table: str, row: schema.Row) -> None:
-    connection.execute(_INSERT[table], row)
+    connection.execute(INSERT[table], row)
 
 
 def _forget(connection: sqlite3.Connection, file: str) -> None:
@@ -201,11 +238,14 @@ def _version_of(connection: sqlite3.Connection) -> str:
     return str(connection.execute("SELECT version FROM about").fetchone()[0])
 
 
-def _make_tables(connection: sqlite3.Connection, version: str) -> None:
-    for table in [*schema.TABLES, "about"]:
-        connection.execute(f"DROP TABLE IF EXISTS {table}")
-    for statement in schema.statements():
+def make_tables(connection: sqlite3.Connection, version: str, metric_info: Sequence[schema.Row]) -> None:
+    """Make the empty tables and the views, in place of whatever is there."""
+    stranger = connection.execute("SELECT type, name FROM sqlite_master WHERE type IN ('table', 'view')").fetchall()
+    for kind, name in sorted(stranger, reverse=True):  # views before the tables that they read
+        connection.execute(f'DROP {kind.upper()} IF EXISTS "{name}"')
+    for statement in (*schema.statements(), *views.statements()):
         connection.execute(statement)
+    connection.executemany(views.info_insert(), views.info_rows(metric_info))
     connection.execute("CREATE TABLE about (version TEXT)")
     connection.execute("INSERT INTO about VALUES (?)", (version,))
 
@@ -218,16 +258,3 @@ def _remove(file: Path) -> bool:
     except OSError:
         return False
     return True
-
-
-def _answer(connection: sqlite3.Connection, sql: str) -> tuple[list[str], list[tuple[object, ...]]]:
-    connection.execute("PRAGMA query_only = ON")
-    connection.set_authorizer(_only_reading)
-    cursor = connection.execute(sql)
-    if cursor.description is None:
-        raise ValueError("no statement that answers anything")
-    return [column[0] for column in cursor.description], cursor.fetchall()
-
-
-def _only_reading(action: int, *_: object) -> int:
-    return sqlite3.SQLITE_OK if action in _READING else sqlite3.SQLITE_DENY
