@@ -102,12 +102,16 @@ def test_the_tables_of_the_data_are_those_of_the_analysis():
         assert table["names"] == [row.technique for row in section.rows]
         assert [c["key"] for c in table["columns"] if c.get("head")] == [c.key for c in section.columns]
         for index, row in enumerate(section.rows):
-            for key, cell in row.cells.items():
-                assert table["cells"][key]["v"][index] == pytest.approx(cell.value, rel=1e-5)
-                low = (table["cells"][key].get("lo", []) + [None] * 9)[index]
+            for key, cell in ((key, cell) for key, cell in row.cells.items() if cell.value is not None):
+                value, low, rank, repeats = (part(table["cells"][key], name, index) for name in ("v", "lo", "k", "n"))
+                assert value == pytest.approx(cell.value, rel=1e-5)
                 assert low == (None if cell.low is None else pytest.approx(cell.low, rel=1e-5))
-                assert table["cells"][key]["n"][index] == pytest.approx(list(cell.values.values()), rel=1e-5)
-                assert abs(table["cells"][key]["k"][index]) == cell.rank
+                assert repeats == pytest.approx(list(cell.values.values()), rel=1e-5)
+                assert (rank and abs(rank), (rank or 0) < 0) == (cell.rank, cell.tied)
+
+
+def part(cells: dict, name: str, index: int):
+    return (cells.get(name, []) + [None] * 9)[index]
 
 
 def test_every_row_names_its_records_and_every_absent_figure_its_reason():
@@ -262,12 +266,12 @@ def test_small_studies_make_whole_pages(study):
 def test_a_page_of_many_techniques_stays_a_page():
     from dataclasses import replace as changed
 
-    variants = (VARIANTS[0], *(changed(VARIANTS[1], name=f"v{i}") for i in range(300)))
+    variants = (VARIANTS[0], *(changed(VARIANTS[1], name=f"v{i}") for i in range(120)))
     study = [m for m in example_study(repeats=1, variants=variants) if m.trial.stage == "pretrain"]
     text = page(study_table("q", study), study)
     assert len(text) < 6_000_000
-    assert "24 of 301 rows" in Reader(text).text()  # without JavaScript
-    assert len(data_of(text)["tables"][0]["names"]) == 301
+    assert "24 of 121 rows" in Reader(text).text()  # without JavaScript
+    assert len(data_of(text)["tables"][0]["names"]) == 121
 
 
 def test_a_study_that_no_page_can_hold_loses_rows_and_says_so(monkeypatch):

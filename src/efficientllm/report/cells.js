@@ -4,9 +4,15 @@ const PARTS = ["v", "lo", "hi", "r", "rl", "rh", "w", "k", "n", "t", "a", "y"];
 const noteNumbers = new Map(); // reason -> its number among those that the tables show now
 const tablesById = new Map(data.tables.map((table) => [table.id, table]));
 const at = (list, index) => (list && index < list.length ? list[index] : null);
+function placeOf(parts, index) { // where a row stands in its column's lists; -1: it is left out
+  if (!parts.i) return index;
+  parts.places ??= new Map(parts.i.map((row, place) => [row, place]));
+  return parts.places.get(index) ?? -1;
+}
 function cellOf(table, key, index) {
-  const parts = table.cells[key], cell = {};
-  for (const part of PARTS) cell[part] = at(parts && parts[part], index);
+  const parts = table.cells[key] || {}, place = placeOf(parts, index), cell = {};
+  for (const part of PARTS) cell[part] = place < 0 ? null : at(parts[part], place);
+  if (place < 0) cell.a = parts.rest;
   return cell;
 }
 const isFailed = (table, index) => Boolean(at(table.outcome, index));

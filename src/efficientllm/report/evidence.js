@@ -23,8 +23,9 @@ function repeats(table, column, index, cell) {
     return make("tr", {}, [make("td", { textContent: repeat }), figure, make("td", {}, place === null ? "–" : recordLink(place))]);
   });
   if (!lines.length) return [];
+  const bare = column && cell.v !== null && !cell.n ? [make("p", { className: "lead", textContent: "This page is too large for the values by repeat; the records have them." })] : [];
   const heads = ["repeat", column ? "value" : "outcome", "raw record"].map((text) => make("th", { scope: "col", textContent: text }));
-  return [make("div", { className: "scroll" }, make("table", { className: "repeats" }, [make("thead", {}, make("tr", {}, heads)), make("tbody", {}, lines)]))];
+  return [...bare, make("div", { className: "scroll" }, make("table", { className: "repeats" }, [make("thead", {}, make("tr", {}, heads)), make("tbody", {}, lines)]))];
 }
 function dots(column, cell) { // where the repeats lie beside their interval
   const values = (cell.n || []).filter((value) => value !== null);

@@ -1,6 +1,7 @@
 """What fits on a page: all rows with all metrics where it can, else the front first, and the page says what is missing.
 
-Sizes are bytes of the page's data; a study of 10,000 measurements stays under 6 MB.
+Sizes are bytes of the page's data. 10,000 measurements are to fit into 6 MB: their tables into half of that, since
+records, curves and charts need theirs.
 """
 
 from __future__ import annotations
@@ -9,11 +10,11 @@ from collections.abc import Mapping, Sequence
 
 from msgspec.structs import replace
 
-from efficientllm.analysis.table import Cell, Section
+from efficientllm.analysis.table import Cell, Row, Section
 from efficientllm.records.measurement import Measurement
 
-#: For all cells of all tables, and for those among them that are no headline.
-_MOST_BYTES, _MOST_DETAIL_BYTES = 3_400_000, 1_300_000
+#: For the headlines of all tables, and for the metrics beside them.
+_MOST_BYTES, _MOST_DETAIL_BYTES = 2_400_000, 600_000
 #: About how many metrics a section has beside its headlines.
 _OTHER_METRICS = 20
 #: A cell without its values by repeat, and each of these.
@@ -27,11 +28,32 @@ LEFT_OUT = "this page is too large for all metrics of all rows; `efficientllm qu
 Place = tuple[str, str, tuple[tuple[str, str], ...]]
 
 
-def fitted(sections: Sequence[Section]) -> list[Section]:
-    """Return the sections, of a very large study with fewer rows: the baseline and the front go before the others."""
-    size = sum(_bytes(row.cells) for section in sections for row in section.rows)
-    share = min(1.0, _MOST_BYTES / size) if size else 1.0
-    return [cut(section, max(_LEAST_ROWS, int(share * len(section.rows)))) for section in sections]
+def fitted(sections: Sequence[Section], keep: Sequence[str]) -> list[Section]:
+    """Return the sections, of a very large study without values by repeat, and then with fewer rows.
+
+    The raw records have the values. The baseline and the front go before the other rows.
+
+    Args:
+        sections: with their headline metrics.
+        keep: techniques that keep their values: those from `detailed`.
+    """
+    if _size(sections) <= _MOST_BYTES:
+        return list(sections)
+    kept = set(keep)
+    lighter = [
+        replace(section, rows=tuple(row if row.technique in kept else _without_values(row) for row in section.rows))
+        for section in sections
+    ]
+    share = min(1.0, _MOST_BYTES / _size(lighter))
+    return [cut(section, max(_LEAST_ROWS, int(share * len(section.rows)))) for section in lighter]
+
+
+def _without_values(row: Row) -> Row:
+    return replace(row, cells={key: replace(cell, values={}) for key, cell in row.cells.items()})
+
+
+def _size(sections: Sequence[Section]) -> int:
+    return sum(_bytes(row.cells) for section in sections for row in section.rows)
 
 
 def cut(section: Section, most: int) -> Section:
@@ -64,6 +86,12 @@ def merged(sections: Sequence[Section], full: Sequence[Section]) -> list[Section
     return [_merged(section, by_place.get(place_of(section))) for section in sections]
 
 
+def only(sections: Sequence[Section], names: Sequence[str]) -> list[Section]:
+    """Return the sections with the rows of these techniques."""
+    wanted = set(names)
+    return [replace(one, rows=tuple(row for row in one.rows if row.technique in wanted)) for one in sections]
+
+
 def place_of(section: Section) -> Place:
     """Return what tells a section from its siblings, whichever columns it has."""
     return section.stage, section.window, tuple(section.conditions.items())
@@ -81,7 +109,7 @@ def _merged(section: Section, full: Section | None) -> Section:
     known = {row.technique: row.cells for row in full.rows}
     headline = {column.key for column in section.columns}
     others = [column.key for column in full.columns if column.key not in headline]
-    left_out = {key: Cell(absent=LEFT_OUT) for key in others}
+    left_out = dict.fromkeys(others, Cell(absent=LEFT_OUT))
     rows = (
         replace(row, cells={**(known.get(row.technique) or left_out), **row.cells}) if row.cells else row
         for row in section.rows

@@ -1,9 +1,9 @@
 """A study as one self-contained page: no requests, light and dark, for screen, phone and paper.
 
-Tables and charts are drawn by the page's own scripts from its own data, those tables first that are seen first: 10,000
-measurements open as fast as ten. A plotting library would add 0.9 MB to every page, 4 s to every run and 100 MB to every
-installation (altair 6.3 with vl-convert 1.9, measured on 2 cores), and its charts follow neither the reader's theme nor
-the keyboard.
+Tables and charts are drawn by the page's own scripts from its own data, those first that are seen first, so that a page
+of 10,000 measurements opens at once. A plotting library would add 0.9 MB to every page, 4 s to every run and 100 MB to
+every installation (altair 6.3 with vl-convert 1.9, measured on 2 cores), and its charts follow neither the reader's
+theme nor the keyboard.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ _SCRIPTS = (
 )  # fmt: skip
 #: Longest part before a colon that is set bold.
 _MOST_LEAD = 70
-#: Techniques of a section that get charts and claims.
-_MOST_CHARTED = 40
+#: So many techniques get charts, and their claims beside what was measured.
+_MOST_CHARTED, _MOST_CLAIMING = 40, 24
 
 
 def page(table: StudyTable, measurements: Sequence[Measurement], records_at: str = "measurements") -> str:
@@ -51,18 +51,19 @@ def page(table: StudyTable, measurements: Sequence[Measurement], records_at: str
         records_at: folder of the record files, as seen from the page's own.
     """
     measurements = sorted(measurements, key=lambda m: m.started_at)
-    full = _full(table, measurements)
-    drawn = _Drawn(PageTables({record.id: record for record in measurements}))
-    measured = fitting.merged(fitting.fitted(table.sections), full)
-    boards = drawn.boards(table, measured)
-    judged = msgspec.structs.replace(table, sections=tuple(apart(_charted(full))))
+    names = fitting.detailed(table.sections)
+    full = study_table(table.study, fitting.of_techniques(measurements, names), detail=True).sections
+    drawn = _Drawn(PageTables({record.id: record for record in measurements}), names)
+    boards = drawn.boards(table, fitting.merged(fitting.fitted(table.sections, names), full))
+    charted = fitting.only(full, names[:_MOST_CHARTED])
+    judged = msgspec.structs.replace(table, sections=tuple(apart(fitting.only(full, names[:_MOST_CLAIMING]))))
     data = {
         "recordsAt": records_at,
         "tables": drawn.tables.tables,
         "reasons": list(drawn.tables.notes.reasons),
         "records": records(measurements),
         "legend": marks.LEGEND,
-        "sections": [_points(section) for section in _charted(full)],
+        "sections": [_points(section) for section in charted],
         "curves": curves(measurements),
     }
     return _template().render(
@@ -89,8 +90,9 @@ def page(table: StudyTable, measurements: Sequence[Measurement], records_at: str
 class _Drawn:
     """The tables of a page as its data has them and as the template has them, under the same names."""
 
-    def __init__(self, tables: PageTables) -> None:
+    def __init__(self, tables: PageTables, names: Sequence[str]) -> None:
         self.tables = tables
+        self.names = names
         self.notes = Footnotes()
         self.num_cut = 0
 
@@ -118,21 +120,11 @@ class _Drawn:
 
     def _plain(self, sections: Sequence[Section], prefix: str, place: str) -> list[SectionView]:
         views = []
-        for index, section in enumerate(fitting.fitted(sections), 1):
+        for index, section in enumerate(fitting.fitted(sections, self.names), 1):
             self.num_cut = max(self.num_cut, len(sections[index - 1].rows) - len(section.rows))
             self.tables.add(section, f"{prefix}{index}", place)
             views.append(section_view(section, f"{prefix}{index}", self.notes))
         return views
-
-
-def _full(table: StudyTable, measurements: Sequence[Measurement]) -> tuple[Section, ...]:
-    """Return the sections with all metrics, of as many techniques as fit."""
-    names = fitting.detailed(table.sections)
-    return study_table(table.study, fitting.of_techniques(measurements, names), detail=True).sections
-
-
-def _charted(full: Sequence[Section]) -> list[Section]:
-    return [fitting.cut(section, _MOST_CHARTED) for section in full]
 
 
 def _lead(sentence: str) -> tuple[str, str]:

@@ -66,7 +66,7 @@ for (const article of document.querySelectorAll("article[data-table]")) drawn.se
 notes();
 let room = AT_ONCE;
 for (const board of drawn.values()) {
-  room -= Math.min(board.rows.length, FIRST_ROWS) * board.columns.length;
+  room -= Math.min(board.rows.length, board.most) * board.columns.length;
   if (room > 0 && !board.article.closest("details")) board.draw(); else nearby.observe(board.article);
 }
 folds();

@@ -4,10 +4,11 @@
                  "cells": {"latency_median": {"v": […], "lo": […], …}}}],
      "records": {"id": […], "trial": …}, "reasons": […]}
 
-A cell's parts are lists over the table's rows: `v` value, `lo` and `hi` ends of its 95 % interval, `r`, `rl`, `rh` ratio
-to the baseline and its interval, `w` verdict (first letter), `k` rank (negative where shared), `n` values by repeat,
-`t` words in a figure's place, `a` number of the reason for its absence, `y` of the reason for no interval. A part that
-no row has is left out, and so is the end of a list of nulls.
+A cell's parts are lists over the table's rows: `v` value, `lo` and `hi` ends of its 95 % interval, `r`, `rl`, `rh`
+ratio to the baseline and its interval, `w` verdict (first letter), `k` rank (negative where shared), `n` values by
+repeat, `t` words in a figure's place, `a` number of the reason for its absence, `y` of the reason for no interval. A
+part that no row has is left out, and so is the end of a list of nulls. Where a column has an `i`, its parts are lists
+over those rows, and all others have the one reason `rest`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from efficientllm.analysis.catalogue import entry_of, group_of
 from efficientllm.analysis.table import Cell, Column, Row, Section
 from efficientllm.records.measurement import Measurement
 from efficientllm.report import marks
+from efficientllm.report.fitting import LEFT_OUT
 from efficientllm.report.marks import Footnotes
 
 _DIGITS = 6
@@ -78,12 +80,15 @@ class PageTables:
             "outcome": _trimmed(["" if row.cells else marks.OUTCOMES.get(row.outcome, row.outcome) for row in rows]),
             "reason": _trimmed([row.reason for row in rows]),
             "axes": self._axes(rows),
-            "records": _trimmed([[self._places[id_] for id_ in row.measurements if id_ in self._places] for row in rows]),
+            "records": _trimmed([self._records(row) for row in rows]),
             "sources": self._sources(section),
             "cells": {column.key: self._cells(rows, column) for column in section.columns},
         }  # fmt: skip
         self.tables.append(table)
         return table
+
+    def _records(self, row: Row) -> list[int]:
+        return [self._places[id_] for id_ in row.measurements if id_ in self._places]
 
     def _axes(self, rows: Sequence[Row]) -> dict[str, str | list[str]]:
         """Return axis -> its value in each row, or in all."""
@@ -101,7 +106,14 @@ class PageTables:
         window = next((window for window in windows if window.series), None)
         return {series.name: series.source for series in window.series if series.source} if window else {}
 
-    def _cells(self, rows: Sequence[Row], column: Column) -> dict[str, list[Any]]:
+    def _cells(self, rows: Sequence[Row], column: Column) -> dict[str, Any]:
+        known = [index for index, row in enumerate(rows) if not _is_left_out(row.cells.get(column.key))]
+        if len(known) == len(rows):
+            return self._parts(rows, column)
+        parts = self._parts([rows[index] for index in known], column)
+        return {"i": known, "rest": self.notes.number(LEFT_OUT), **parts}
+
+    def _parts(self, rows: Sequence[Row], column: Column) -> dict[str, list[Any]]:
         cells = [row.cells.get(column.key) if row.cells else None for row in rows]
         parts: dict[str, list[Any]] = {
             "v": [_short(cell.value) if cell else None for cell in cells],
@@ -141,6 +153,10 @@ def records(measurements: Sequence[Measurement]) -> dict[str, list[Any]]:
         "started": [record.started_at for record in measurements],
         "words": list(words),
     }
+
+
+def _is_left_out(cell: Cell | None) -> bool:
+    return cell is not None and cell.absent == LEFT_OUT
 
 
 def _column(column: Column, shown: set[str] | None) -> dict[str, Any]:

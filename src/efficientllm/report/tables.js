@@ -1,5 +1,5 @@
 // Every table of the page: which rows and columns it shows, in which order; drawn when it is near to being seen.
-const FIRST_ROWS = 60, MORE_ROWS = 200, AT_ONCE = 6000;
+const FIRST_ROWS = 60, FIRST_OF_MANY = 24, MORE_ROWS = 200, AT_ONCE = 6000;
 const drawn = new Map(); // table id -> its board
 const axisValue = (table, axis, index) => { const values = table.axes[axis]; return Array.isArray(values) ? values[index] : values; };
 // The reader's metrics: a section's headlines and what was added (`latency_p95`), less what was taken off (`-mfu`).
@@ -30,8 +30,9 @@ function sorted(table, rows) {
   const [key, order] = choiceOf(`sort.${table.id}`).split(":"), sign = order === "down" ? -1 : 1;
   if (!key) return rows;
   if (key === "name") return rows.sort((a, b) => sign * table.names[a].localeCompare(table.names[b], undefined, { numeric: true }));
-  const values = (table.cells[key] || {}).v, known = (index) => at(values, index) !== null;
-  return [...rows.filter(known).sort((a, b) => sign * (values[a] - values[b])), ...rows.filter((index) => !known(index))];
+  const value = (index) => cellOf(table, key, index).v, found = rows.map((index) => [index, value(index)]);
+  const known = found.filter((one) => one[1] !== null).sort((a, b) => sign * (a[1] - b[1]));
+  return [...known, ...found.filter((one) => one[1] === null)].map((one) => one[0]);
 }
 function nextOrder(table, key, better) { // best first, then the other way, then as measured
   const first = better === "high" ? "down" : "up", [now, order] = choiceOf(`sort.${table.id}`).split(":");
@@ -69,7 +70,7 @@ function gridCell(table, column, index, place = 0) {
 }
 class Board {
   constructor(article, table) {
-    Object.assign(this, { article, table, most: FIRST_ROWS, place: article.querySelector(".scroll"), near: false });
+    Object.assign(this, { article, table, most: table.names.length > FIRST_ROWS ? FIRST_OF_MANY : FIRST_ROWS, place: article.querySelector(".scroll"), near: false });
     this.sortBy = make("select");
     this.sortBy.addEventListener("change", () => choose({ [`sort.${table.id}`]: this.sortBy.value }));
     const tools = make("div", { className: "board-tools" }, [make("label", { className: "sort-by" }, ["sort by", this.sortBy]), copyMenu(() => gridOf(table, rowsOf(table), columnsOf(table)))]);

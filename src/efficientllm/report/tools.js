@@ -79,9 +79,9 @@ function notes() { // reasons for the absent figures that are shown, numbered as
   noteNumbers.clear();
   for (const { article, table, rows, columns } of drawn.values()) {
     for (const column of article.hidden ? [] : columns) {
-      const reasons = (table.cells[column.key] || {}).a || [];
-      for (const index of reasons.length ? rows : []) {
-        const reason = at(reasons, index);
+      const parts = table.cells[column.key] || {};
+      for (const index of parts.a || parts.i ? rows : []) {
+        const reason = cellOf(table, column.key, index).a;
         if (reason && !noteNumbers.has(reason)) noteNumbers.set(reason, noteNumbers.size + 1);
       }
     }

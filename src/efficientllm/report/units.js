@@ -52,6 +52,7 @@ function halfWidthText(cell) {
   if (cell.lo === null || cell.hi === null || !cell.v) {
     if (cell.v === null) return "";
     const values = (cell.n || []).filter((value) => value !== null);
+    if (!values.length) return "";
     return new Set(values).size === 1 && values.length > 1 ? "exact" : `n=${values.length}`;
   }
   const width = cell.lo > 0 ? Math.sqrt(cell.hi / cell.lo) - 1 : (cell.hi - cell.lo) / 2 / Math.abs(cell.v);
