@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
-from tests.chromium import Browser
+from tests import chromium
+from tests.chromium import Browser, executable
 
 from efficientllm import units
 from efficientllm.analysis.examples import VARIANTS, example_study
@@ -139,7 +140,13 @@ def test_a_figure_opens_its_evidence_and_leads_to_its_raw_records(page, study):
     page.click('#s1 tr:nth-child(2) td[data-key="latency_median"]')
     [text] = page.texts("#evidence-of")
     assert text.startswith("gqa · Step")
-    for said in ("95 % interval", "against the baseline", "series step_s", "step_s read by time.perf_counter"):
+    for said in (
+        "95 % interval",
+        "tied with",
+        "against the baseline",
+        "series step_s",
+        "step_s read by time.perf_counter",
+    ):
         assert said in text
     links = page.js("[...document.querySelectorAll('#evidence-of a')].map(a => a.href)")
     assert len(links) == 3
@@ -325,3 +332,14 @@ def test_no_text_of_a_study_becomes_markup_when_the_scripts_write_it(browser, tm
     assert page.texts("#evidence-title") == [f"{hostile} · Memory"]
     assert page.js("document.querySelectorAll('img').length") == 0 and page.complaints() == []
     page.close()
+
+
+def test_a_browser_that_is_named_and_missing_fails_and_none_at_all_is_said(monkeypatch):
+    monkeypatch.setenv("EFFICIENTLLM_CHROMIUM", "/no/such/browser")
+    with pytest.raises(pytest.fail.Exception, match="/no/such/browser"):
+        executable()
+    monkeypatch.setenv("EFFICIENTLLM_CHROMIUM", "")
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(chromium, "_NAMES", ("chromium",))
+    with pytest.raises(pytest.skip.Exception, match="EFFICIENTLLM_CHROMIUM"):
+        executable()
