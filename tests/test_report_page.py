@@ -14,6 +14,7 @@ from tests.chromium import Browser, executable
 from efficientllm import units
 from efficientllm.analysis.examples import VARIANTS, example_study
 from efficientllm.analysis.leaderboard import study_table
+from efficientllm.records.grid import Grid
 from efficientllm.report import html
 
 #: Names that every format must escape.
@@ -224,6 +225,18 @@ def test_the_page_fits_its_width_in_light_and_dark(page, width, dark):
         "(() => { const r = document.querySelector('#evidence-of').getBoundingClientRect(); return [r.left, r.right]; })()"
     )
     assert box[0] >= 0 and box[1] <= width
+
+
+def test_grids_and_cells_of_words_fit_a_phone_too(browser, tmp_path):
+    points = tuple(Grid(batch=batch, tokens=tokens) for batch in (1, 4, 16, 64) for tokens in (512, 8192))
+    records = example_study(decode=points)
+    file = tmp_path / "report.html"
+    file.write_text(html.page(study_table("grid", records), records), encoding="utf-8")
+    page = browser.open(file, width=390)
+    assert page.texts("#x1 td.words") and names(page, "g2")[0] == "batch 1, 512 tokens"
+    assert page.js("document.documentElement.scrollWidth") <= 390 and page.complaints() == []
+    page.click('#s1 td[data-key="memory_mean"]')
+    page.close()
 
 
 def test_the_reader_may_choose_the_colours(page):

@@ -45,7 +45,7 @@ function tools() {
   const form = document.getElementById("tools"), updates = [];
   if (!data.tables.length) return () => {};
   form.addEventListener("submit", (event) => event.preventDefault());
-  const search = make("input", { type: "search", placeholder: "Search techniques", ariaLabel: "Search techniques", value: choiceOf("q") });
+  const search = make("input", { type: "search", placeholder: "Search …", ariaLabel: "Search techniques", value: choiceOf("q") });
   search.addEventListener("input", () => choose({ q: search.value.trim() }));
   updates.push(() => { if (search.value.trim() !== choiceOf("q")) search.value = choiceOf("q"); });
   const metrics = picker(), pick = make("button", { type: "button", className: "quiet", id: "pick", onclick: metrics.open });
