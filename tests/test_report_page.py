@@ -109,6 +109,10 @@ def test_search_and_filters_leave_the_rows_that_match_in_all_tables(page):
     select(page, "stage", "inference")
     assert names(page) == [] and names(page, "s2")
     page.click("#reset")
+    select(page, "show", "out of memory")
+    assert page.texts("#s4 .outcome strong") == ["out of memory"] and names(page) == []
+    select(page, "show", "ok")
+    assert page.texts("#s4 .outcome") == [] and len(names(page)) == 4
     select(page, "show", "failed")
     assert page.texts("#s4 .outcome strong") == ["out of memory"] and names(page) == []
 

@@ -55,7 +55,8 @@ function tools() {
     node.name = key;
     updates.push(() => { node.value = choiceOf(key); });
   };
-  select("rows", "show", [["", "all"], ["front", "on the front"], ["ok", "measured"], ["failed", "without figures"]]);
+  const ended = [...new Set(data.tables.flatMap((table) => table.outcome))].filter(Boolean);
+  select("rows", "show", [["", "all"], ["front", "on the front"], ["ok", "measured"], ...(ended.length ? [["failed", "without figures"]] : []), ...ended.map((word) => [word, word])]);
   const stages = [...new Set(data.tables.map((table) => table.stage))];
   if (stages.length > 1) select("stage", "stage", [["", "all"], ...stages.map((stage) => [stage, stage])]);
   for (const [axis, values] of axesOf()) select(axis, `axis.${axis}`, [["", "all"], ...[...values].map((value) => [value, value])]);
