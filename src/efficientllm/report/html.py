@@ -38,6 +38,8 @@ _SCRIPTS = (
 )  # fmt: skip
 #: Longest part before a colon that is set bold.
 _MOST_LEAD = 70
+#: So many tables stand on the page also for a reader without JavaScript.
+_MOST_PLAIN = 40
 #: So many techniques get charts, and their claims beside what was measured.
 _MOST_CHARTED, _MOST_CLAIMING = 40, 24
 
@@ -51,8 +53,8 @@ def page(table: StudyTable, measurements: Sequence[Measurement], records_at: str
         records_at: folder of the record files, as seen from the page's own.
     """
     measurements = sorted(measurements, key=lambda m: m.started_at)
-    names = fitting.detailed(table.sections)
-    full = study_table(table.study, fitting.of_techniques(measurements, names), detail=True).sections
+    names, records_of_names = fitting.detailed(table.sections)
+    full = study_table(table.study, [m for m in measurements if m.id in records_of_names], detail=True).sections
     drawn = _Drawn(PageTables({record.id: record for record in measurements}), names)
     boards = drawn.boards(table, fitting.merged(fitting.fitted(table.sections, names), full))
     charted = fitting.only(full, names[:_MOST_CHARTED])
@@ -60,6 +62,7 @@ def page(table: StudyTable, measurements: Sequence[Measurement], records_at: str
     data = {
         "recordsAt": records_at,
         "tables": drawn.tables.tables,
+        "columns": drawn.tables.columns,
         "reasons": list(drawn.tables.notes.reasons),
         "records": records(measurements),
         "legend": marks.LEGEND,
@@ -94,7 +97,7 @@ class _Drawn:
         self.tables = tables
         self.names = names
         self.notes = Footnotes()
-        self.num_cut = 0
+        self.num_cut = self.num_views = 0
 
     def boards(self, table: StudyTable, measured: Sequence[Section]) -> dict[str, list[SectionView]]:
         """Return the template's sections by the part of the page in which they stand."""
@@ -116,14 +119,18 @@ class _Drawn:
         """Add a section whose columns the reader picks."""
         self.num_cut = max(self.num_cut, len(head.rows) - len(all_.rows))
         self.tables.add(all_, name, "measured", headline=[column.key for column in head.columns])
-        return section_view(head, name, self.notes)
+        return self._view(head, name)
+
+    def _view(self, section: Section, name: str) -> SectionView:
+        self.num_views += 1
+        return section_view(section, name, self.notes, plain=self.num_views <= _MOST_PLAIN)
 
     def _plain(self, sections: Sequence[Section], prefix: str, place: str) -> list[SectionView]:
         views = []
         for index, section in enumerate(fitting.fitted(sections, self.names), 1):
             self.num_cut = max(self.num_cut, len(sections[index - 1].rows) - len(section.rows))
             self.tables.add(section, f"{prefix}{index}", place)
-            views.append(section_view(section, f"{prefix}{index}", self.notes))
+            views.append(self._view(section, f"{prefix}{index}"))
         return views
 
 

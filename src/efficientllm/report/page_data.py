@@ -1,8 +1,8 @@
 """A study's tables as the page's scripts take them: columns of plain figures, written once, drawn when they are seen.
 
-    {"tables": [{"id": "s1", "place": "measured", "columns": [{"key", "title", "unit", …}], "names": […], …,
+    {"tables": [{"id": "s1", "place": "measured", "columns": [0, 1, …], "heads": [0, …], "names": […], …,
                  "cells": {"latency_median": {"v": […], "lo": […], …}}}],
-     "records": {"id": […], "trial": …}, "reasons": […]}
+     "columns": [{"key", "title", "unit", …}], "records": {"id": […], "stage": …}, "reasons": […]}
 
 A cell's parts are lists over the table's rows: `v` value, `lo` and `hi` ends of its 95 % interval, `r`, `rl`, `rh`
 ratio to the baseline and its interval, `w` verdict (first letter), `k` rank (negative where shared), `n` values by
@@ -40,13 +40,16 @@ class PageTables:
 
     Attributes:
         notes: reasons for absent figures, numbered as they are met.
+        tables, columns: what was added; tables name their columns by number, since many have the same.
         measurements: by id.
     """
 
     measurements: Mapping[str, Measurement]
     notes: Footnotes = field(default_factory=Footnotes)
     tables: list[dict[str, Any]] = field(default_factory=list)
+    columns: list[dict[str, Any]] = field(default_factory=list)
     _places: dict[str, int] = field(default_factory=dict)
+    _numbers: dict[Column, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._places = {record: place for place, record in enumerate(self.measurements)}
@@ -61,7 +64,6 @@ class PageTables:
             headline: keys of the columns that are shown unless the reader picks others; None: all, and none is picked.
         """
         shown = None if headline is None else set(headline)
-        columns = [_column(column, shown) for column in section.columns]
         rows = section.rows
         table = {
             "id": name,
@@ -71,7 +73,8 @@ class PageTables:
             "conditions": [[key, value] for key, value in section.conditions.items()],
             "rowsAre": section.rows_are,
             "picks": headline is not None,
-            "columns": columns,
+            "columns": [self._column(column) for column in section.columns],
+            "heads": [place for place, one in enumerate(section.columns) if shown is None or one.key in shown],
             "names": [row.technique for row in rows],
             "baseline": [index for index, row in enumerate(rows) if row.baseline],
             "front": [index for index, row in enumerate(rows) if row.on_front],
@@ -86,6 +89,12 @@ class PageTables:
         }  # fmt: skip
         self.tables.append(table)
         return table
+
+    def _column(self, column: Column) -> int:
+        if column not in self._numbers:
+            self._numbers[column] = len(self.columns)
+            self.columns.append(_column(column))
+        return self._numbers[column]
 
     def _records(self, row: Row) -> list[int]:
         return [self._places[id_] for id_ in row.measurements if id_ in self._places]
@@ -109,7 +118,9 @@ class PageTables:
     def _cells(self, rows: Sequence[Row], column: Column) -> dict[str, Any]:
         known = [index for index, row in enumerate(rows) if not _is_left_out(row.cells.get(column.key))]
         if len(known) == len(rows):
-            return self._parts(rows, column)
+            parts = self._parts(rows, column)
+            reasons = {reason for reason in parts.get("a", []) if reason is not None}
+            return {"i": [], "rest": reasons.pop()} if parts.keys() == {"a"} and len(reasons) == 1 else parts
         parts = self._parts([rows[index] for index in known], column)
         return {"i": known, "rest": self.notes.number(LEFT_OUT), **parts}
 
@@ -159,15 +170,14 @@ def _is_left_out(cell: Cell | None) -> bool:
     return cell is not None and cell.absent == LEFT_OUT
 
 
-def _column(column: Column, shown: set[str] | None) -> dict[str, Any]:
+def _column(column: Column) -> dict[str, Any]:
     entry = entry_of(_METRIC.split(column.key)[0])
     said = {
         "key": column.key, "title": column.title, "unit": column.unit, "better": column.better,
         "symbol": column.symbol, "meaning": column.meaning, "group": group_of(column.key),
         "digits": marks.digits_of(column), "reads": entry.reads() if entry is not None else "",
-        "head": shown is None or column.key in shown,
     }  # fmt: skip
-    return {key: value for key, value in said.items() if value not in ("", False)}
+    return {key: value for key, value in said.items() if value != ""}
 
 
 def _few(names: Sequence[str]) -> str:
