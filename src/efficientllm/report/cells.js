@@ -2,7 +2,8 @@
 const VERDICTS = { b: ["better", "▲"], w: ["worse", "▼"], e: ["equivalent", "≈"], u: ["unresolved", "?"] };
 const PARTS = ["v", "lo", "hi", "r", "rl", "rh", "w", "k", "n", "t", "a", "y"];
 const noteNumbers = new Map(); // reason -> its number among those that the tables show now
-for (const table of data.tables) { // columns stand once for all tables
+for (const table of data.tables) { // columns and sources stand once for all tables
+  table.sources = data.sources[table.sources];
   const heads = new Set(table.heads);
   table.columns = table.columns.map((number, place) => ({ ...data.columns[number], head: heads.has(place) }));
 }

@@ -6,7 +6,9 @@ records, curves and charts need theirs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
+from dataclasses import replace as replaced
 from itertools import islice, zip_longest
 
 from msgspec.structs import replace
@@ -27,24 +29,37 @@ _LEAST_ROWS = 40
 LEFT_OUT = "this page is too large for all metrics of all rows; `efficientllm query` has it"
 
 
-def fitted(sections: Sequence[Section], keep: Sequence[str]) -> list[Section]:
-    """Return the sections, of a very large study without values by repeat, and then with fewer rows.
+@dataclass(frozen=True)
+class Fit:
+    """What has to go so that all tables of a page fit.
 
-    The raw records have the values. The baseline and the front go before the other rows.
+    Attributes:
+        share: of the rows of each table that stays.
+        keep: records whose rows keep their values by repeat; None: all rows do.
+    """
+
+    share: float = 1.0
+    keep: Set[str] | None = None
+
+    def of(self, section: Section) -> Section:
+        """Return a section as the page has it: the baseline and the front go before the other rows."""
+        rows = section.rows
+        if self.keep is not None:
+            rows = tuple(row if self.keep & set(row.measurements) else _without_values(row) for row in rows)
+        return cut(replace(section, rows=rows), max(_LEAST_ROWS, int(self.share * len(rows))))
+
+
+def fit(sections: Sequence[Section], keep: Set[str]) -> Fit:
+    """Return what has to go: nothing where all fits, else values by repeat, and then rows. The raw records have all.
 
     Args:
-        sections: with their headline metrics.
-        keep: techniques that keep their values: those from `detailed`.
+        sections: all tables of the page, with their headline metrics.
+        keep: ids of the records whose rows keep their values: those from `detailed`.
     """
     if _size(sections) <= _MOST_BYTES:
-        return list(sections)
-    kept = set(keep)
-    lighter = [
-        replace(section, rows=tuple(row if row.technique in kept else _without_values(row) for row in section.rows))
-        for section in sections
-    ]
-    share = min(1.0, _MOST_BYTES / _size(lighter))
-    return [cut(section, max(_LEAST_ROWS, int(share * len(section.rows)))) for section in lighter]
+        return Fit()
+    lighter = Fit(keep=keep)
+    return replaced(lighter, share=min(1.0, _MOST_BYTES / _size([lighter.of(section) for section in sections])))
 
 
 def _without_values(row: Row) -> Row:

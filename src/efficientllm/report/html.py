@@ -25,9 +25,11 @@ from efficientllm.records.measurement import Measurement
 from efficientllm.report import fitting, marks
 from efficientllm.report.claims import claim_views, untested
 from efficientllm.report.curves import curves
+from efficientllm.report.fitting import Fit
 from efficientllm.report.machines import machine_views
 from efficientllm.report.marks import Footnotes
-from efficientllm.report.page_data import PageTables, records
+from efficientllm.report.page_data import PageTables
+from efficientllm.report.page_records import records
 from efficientllm.report.view import SectionView, section_view
 
 _HERE = Path(__file__).parent
@@ -53,16 +55,19 @@ def page(table: StudyTable, measurements: Sequence[Measurement], records_at: str
         records_at: folder of the record files, as seen from the page's own.
     """
     measurements = sorted(measurements, key=lambda m: m.started_at)
-    names, records_of_names = fitting.detailed(table.sections)
-    full = study_table(table.study, [m for m in measurements if m.id in records_of_names], detail=True).sections
-    drawn = _Drawn(PageTables({record.id: record for record in measurements}), names)
-    boards = drawn.boards(table, fitting.merged(fitting.fitted(table.sections, names), full))
+    names, detailed = fitting.detailed(table.sections)
+    full = study_table(table.study, [m for m in measurements if m.id in detailed], detail=True).sections
+    shown = (*table.sections, *table.grids, *table.crossovers, *table.rank_changes, *table.budgets, *table.quality)
+    fit = fitting.fit(shown, detailed)
+    drawn = _Drawn(PageTables({record.id: record for record in measurements}), fit)
+    boards = drawn.boards(table, fitting.merged([fit.of(section) for section in table.sections], full))
     charted = fitting.only(full, names[:_MOST_CHARTED])
     judged = msgspec.structs.replace(table, sections=tuple(apart(fitting.only(full, names[:_MOST_CLAIMING]))))
     data = {
         "recordsAt": records_at,
         "tables": drawn.tables.tables,
         "columns": drawn.tables.columns,
+        "sources": drawn.tables.sources,
         "reasons": list(drawn.tables.notes.reasons),
         "records": records(measurements),
         "legend": marks.LEGEND,
@@ -93,9 +98,9 @@ def page(table: StudyTable, measurements: Sequence[Measurement], records_at: str
 class _Drawn:
     """The tables of a page as its data has them and as the template has them, under the same names."""
 
-    def __init__(self, tables: PageTables, names: Sequence[str]) -> None:
+    def __init__(self, tables: PageTables, fit: Fit) -> None:
         self.tables = tables
-        self.names = names
+        self.fit = fit
         self.notes = Footnotes()
         self.num_cut = self.num_views = 0
 
@@ -127,8 +132,9 @@ class _Drawn:
 
     def _plain(self, sections: Sequence[Section], prefix: str, place: str) -> list[SectionView]:
         views = []
-        for index, section in enumerate(fitting.fitted(sections, self.names), 1):
-            self.num_cut = max(self.num_cut, len(sections[index - 1].rows) - len(section.rows))
+        for index, whole in enumerate(sections, 1):
+            section = self.fit.of(whole)
+            self.num_cut = max(self.num_cut, len(whole.rows) - len(section.rows))
             self.tables.add(section, f"{prefix}{index}", place)
             views.append(self._view(section, f"{prefix}{index}"))
         return views

@@ -25,7 +25,8 @@ from efficientllm.report import marks
 from efficientllm.report.fitting import LEFT_OUT
 from efficientllm.report.marks import Footnotes
 
-_DIGITS = 6
+#: Digits of values, of the ends of their intervals, of ratios.
+_DIGITS, _END_DIGITS, _RATIO_DIGITS = 6, 5, 4
 #: Rows that beat a row are named up to here.
 _MOST_NAMED = 4
 #: Ends the metric's name in a column's key: `bits_per_byte.code`, `latency_median@decode batch=1`.
@@ -40,7 +41,7 @@ class PageTables:
 
     Attributes:
         notes: reasons for absent figures, numbered as they are met.
-        tables, columns: what was added; tables name their columns by number, since many have the same.
+        tables, columns, sources: what was added; tables name columns and sources by number, since many have the same.
         measurements: by id.
     """
 
@@ -48,6 +49,7 @@ class PageTables:
     notes: Footnotes = field(default_factory=Footnotes)
     tables: list[dict[str, Any]] = field(default_factory=list)
     columns: list[dict[str, Any]] = field(default_factory=list)
+    sources: list[dict[str, str]] = field(default_factory=list)
     _places: dict[str, int] = field(default_factory=dict)
     _numbers: dict[Column, int] = field(default_factory=dict)
 
@@ -84,7 +86,7 @@ class PageTables:
             "reason": _trimmed([row.reason for row in rows]),
             "axes": self._axes(rows),
             "records": _trimmed([self._records(row) for row in rows]),
-            "sources": self._sources(section),
+            "sources": self._source(self._sources(section)),
             "cells": {column.key: self._cells(rows, column) for column in section.columns},
         }  # fmt: skip
         self.tables.append(table)
@@ -107,6 +109,11 @@ class PageTables:
         columns = {key: [of.get(key, "") for of in axes] for key in keys}
         return {key: values[0] if len(set(values)) == 1 else values for key, values in columns.items()}
 
+    def _source(self, found: dict[str, str]) -> int:
+        if found not in self.sources:
+            self.sources.append(found)
+        return self.sources.index(found)
+
     def _sources(self, section: Section) -> dict[str, str]:
         """Return series -> what read it, of the first record that has the section's window."""
         ids = (id_ for row in section.rows for id_ in row.measurements[:1])
@@ -128,11 +135,11 @@ class PageTables:
         cells = [row.cells.get(column.key) if row.cells else None for row in rows]
         parts: dict[str, list[Any]] = {
             "v": [_short(cell.value) if cell else None for cell in cells],
-            "lo": [_short(cell.low) if cell else None for cell in cells],
-            "hi": [_short(cell.high) if cell else None for cell in cells],
-            "r": [_short(cell.ratio) if cell else None for cell in cells],
-            "rl": [_short(cell.ratio_low) if cell else None for cell in cells],
-            "rh": [_short(cell.ratio_high) if cell else None for cell in cells],
+            "lo": [_short(cell.low, _END_DIGITS) if cell else None for cell in cells],
+            "hi": [_short(cell.high, _END_DIGITS) if cell else None for cell in cells],
+            "r": [_short(cell.ratio, _RATIO_DIGITS) if cell else None for cell in cells],
+            "rl": [_short(cell.ratio_low, _RATIO_DIGITS) if cell else None for cell in cells],
+            "rh": [_short(cell.ratio_high, _RATIO_DIGITS) if cell else None for cell in cells],
             "w": [_LETTERS.get(cell.verdict) if cell else None for cell in cells],
             "k": [_rank(cell) for cell in cells],
             "n": [_values(cell) for cell in cells],
@@ -146,24 +153,6 @@ class PageTables:
         if not has_cells or (cell is not None and (cell.value is not None or cell.text)):
             return None
         return self.notes.number(cell.absent if cell is not None else "not in this section")
-
-
-def records(measurements: Sequence[Measurement]) -> dict[str, list[Any]]:
-    """Return what the page says of each record, a list a part; `words` holds stages, techniques and outcomes."""
-    words: dict[str, int] = {}
-
-    def word(text: str) -> int:
-        return words.setdefault(text, len(words))
-
-    return {
-        "id": [record.id for record in measurements],
-        "stage": [word(record.trial.stage or record.trial.settings_workload()) for record in measurements],
-        "technique": [word(record.trial.technique()) for record in measurements],
-        "repeat": [record.trial.repeat for record in measurements],
-        "outcome": [word("invalid" if record.invalid_codes else record.outcome) for record in measurements],
-        "started": [record.started_at for record in measurements],
-        "words": list(words),
-    }
 
 
 def _is_left_out(cell: Cell | None) -> bool:
@@ -190,7 +179,7 @@ def _few(names: Sequence[str]) -> str:
     return ", ".join(names[:_MOST_NAMED]) + more
 
 
-def _short(value: float | None) -> float | int | None:
+def _short(value: float | None, digits: int = _DIGITS) -> float | int | None:
     """Return a figure with as many digits as a reader can use; whole ones without a point.
 
     >>> _short(0.123456789), _short(2.0), _short(None)
@@ -198,7 +187,7 @@ def _short(value: float | None) -> float | int | None:
     """
     if value is None:
         return None
-    near = float(f"{value:.{_DIGITS}g}")
+    near = float(f"{value:.{digits}g}")
     return int(near) if near.is_integer() and abs(near) < 1e15 else near
 
 
