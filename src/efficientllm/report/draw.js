@@ -1,4 +1,8 @@
 // What every chart needs: elements, numbers in units, axes, hints. All scripts of the page share one scope.
+const data = JSON.parse(document.getElementById("data").textContent);
+const SVG = "http://www.w3.org/2000/svg";
+const names = [...new Set(data.sections.flatMap((s) => s.rows.map((r) => r.name)).concat(data.curves.map((c) => c.technique)))];
+const colour = (name) => `var(--c${names.indexOf(name) % 8})`;
 function draw(tag, attributes = {}, children = []) {
   const node = document.createElementNS(SVG, tag);
   for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);

@@ -1,35 +1,34 @@
 """A study as one self-contained page: no requests, light and dark, for screen, phone and paper.
 
-The charts are drawn by `charts.js` from figures in the page itself. A plotting library would add 0.9 MB to every page,
-4 s to every run and 100 MB to every installation (altair 6.3 with vl-convert 1.9, measured on 2 cores), and its charts
-follow neither the reader's theme nor the keyboard.
+The charts are drawn by our own scripts from figures in the page itself. A plotting library would add 0.9 MB to every
+page, 4 s to every run and 100 MB to every installation (altair 6.3 with vl-convert 1.9, measured on 2 cores), and its
+charts follow neither the reader's theme nor the keyboard.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jinja2
 import msgspec
 
 from efficientllm import __version__
-from efficientllm.analysis.catalogue import group_of
 from efficientllm.analysis.grid import apart
 from efficientllm.analysis.leaderboard import study_table
 from efficientllm.analysis.table import Section, StudyTable
 from efficientllm.analysis.words import where
 from efficientllm.records.measurement import Measurement
 from efficientllm.report import marks
+from efficientllm.report.charts import SCRIPTS, chart_data
 from efficientllm.report.claims import claim_views
-from efficientllm.report.curves import curves
 from efficientllm.report.marks import Footnotes
 from efficientllm.report.view import section_views
 
 _HERE = Path(__file__).parent
 #: In this order, in one scope.
-_SCRIPTS = ("draw.js", "charts.js", "page.js")
+_SCRIPTS = ("draw.js", *SCRIPTS, "page.js")
+_STYLES = ("page.css", "charts.css")
 #: Longest part before a colon that is set bold.
 _MOST_LEAD = 70
 #: The page names so many records; the results folder has all.
@@ -70,9 +69,9 @@ def page(table: StudyTable, measurements: Sequence[Measurement]) -> str:
         sanity=marks.sanity_texts(table.sanity),
         records=sorted(measurements, key=lambda m: m.started_at)[:_MOST_RECORDS],
         num_records=len(measurements),
-        style=(_HERE / "page.css").read_text(encoding="utf-8"),
+        style="\n".join((_HERE / name).read_text(encoding="utf-8") for name in _STYLES),
         script="\n".join((_HERE / name).read_text(encoding="utf-8") for name in _SCRIPTS),
-        data=_json({"sections": [_points(section) for section in full.sections], "curves": curves(measurements)}),
+        data=_json(chart_data(full.sections, measurements)),
     )
 
 
@@ -111,29 +110,6 @@ def _template() -> jinja2.Template:
         undefined=jinja2.StrictUndefined,
     )
     return environment.get_template("page.html")
-
-
-def _points(section: Section) -> dict[str, Any]:
-    """Return a section's figures as the charts take them."""
-    return {
-        "heading": marks.heading(section.stage, section.window),
-        "columns": [
-            {"key": c.key, "title": c.title, "unit": c.unit, "better": c.better, "group": group_of(c.key)}
-            for c in section.columns
-        ],
-        "rows": [
-            {
-                "name": row.technique,
-                "baseline": row.baseline,
-                "front": row.on_front,
-                "cells": {
-                    key: [cell.value, cell.low, cell.high] for key, cell in row.cells.items() if cell.value is not None
-                },
-            }
-            for row in section.rows
-            if row.cells
-        ],
-    }
 
 
 def _json(value: object) -> str:

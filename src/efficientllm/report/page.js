@@ -39,7 +39,7 @@ function theme() {
 }
 document.querySelectorAll("table.board").forEach(sortable);
 theme();
-const repaint = [scatter(), curves()];
+const repaint = charts.map((chart) => chart());
 let waiting = 0;
 addEventListener("resize", () => { clearTimeout(waiting); waiting = setTimeout(() => repaint.forEach((paint) => paint()), 120); });
 addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((part) => { part.open = true; }));
