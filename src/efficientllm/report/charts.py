@@ -10,9 +10,11 @@ from efficientllm.analysis.table import Section
 from efficientllm.records.measurement import Measurement
 from efficientllm.report import marks
 from efficientllm.report.curves import curves
+from efficientllm.report.roofline import roof_charts
+from efficientllm.report.timeline import timelines
 
-#: One a chart, after `draw.js` in one scope; `charts.js` starts them.
-SCRIPTS = ("scatter.js", "curves.js", "charts.js")
+#: After `draw.js` in one scope; `charts.js` starts them all.
+SCRIPTS = ("axes.js", "cursor.js", "front.js", "scatter.js", "curves.js", "timeline.js", "roofline.js", "charts.js")
 
 
 def chart_data(sections: Sequence[Section], measurements: Sequence[Measurement]) -> dict[str, Any]:
@@ -22,7 +24,12 @@ def chart_data(sections: Sequence[Section], measurements: Sequence[Measurement])
         sections: with all metrics as columns, of the techniques that get charts.
         measurements: the study's records.
     """
-    return {"sections": [_points(section) for section in sections], "curves": curves(measurements)}
+    return {
+        "sections": [_points(section) for section in sections],
+        "curves": curves(measurements),
+        "timelines": timelines(measurements),
+        "roofs": roof_charts(sections, measurements),
+    }
 
 
 def _points(section: Section) -> dict[str, Any]:
