@@ -28,7 +28,16 @@ _FLAGS = (
     "--remote-debugging-pipe",
 )  # fmt: skip
 _TIMEOUT_S = 20.0
-_KEYS = {"Enter": 13, "Escape": 27, "Tab": 9, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40, " ": 32}
+_KEYS = {
+    "Enter": 13,
+    "Escape": 27,
+    "Tab": 9,
+    "ArrowLeft": 37,
+    "ArrowUp": 38,
+    "ArrowRight": 39,
+    "ArrowDown": 40,
+    " ": 32,
+}
 
 
 def executable() -> str:
@@ -141,16 +150,25 @@ class Page:
         self._browser.wait("Page.loadEventFired", self._session)
 
     def look(self, width: int, height: int = 900, dark: bool = False, media: str = "") -> None:
-        """Set width and height, the system's colours, and the medium (`print`)."""
+        """Set width and height, the system's colours, and the medium (`print`); nothing moves smoothly."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
+        scheme.append({"name": "prefers-reduced-motion", "value": "reduce"})
         self.call("Emulation.setEmulatedMedia", media=media, features=scheme)
 
     def js(self, expression: str) -> Any:
         """Return an expression's value; a promise is waited for."""
-        done = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True, userGesture=True)
+        done = self.call(
+            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True, userGesture=True
+        )
         assert "exceptionDetails" not in done, done["exceptionDetails"]
         return done["result"].get("value")
+
+    def until(self, expression: str) -> None:
+        """Wait until an expression is true."""
+        end = time.monotonic() + _TIMEOUT_S
+        while not self.js(expression):
+            assert time.monotonic() < end, f"never true: {expression}"
 
     def texts(self, selector: str) -> list[str]:
         """Return what the visible elements of a selector say."""
@@ -171,6 +189,7 @@ class Page:
         """Move the pointer onto an element."""
         x, y = self.point(selector)
         self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+        self.js("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done())))")
 
     def click(self, selector: str) -> None:
         """Click into the middle of an element."""
@@ -206,7 +225,11 @@ class Page:
         for event in self._events():
             if event["method"] == "Runtime.exceptionThrown":
                 said.append(json.dumps(event["params"]["exceptionDetails"])[:500])
-            if event["method"] == "Runtime.consoleAPICalled" and event["params"]["type"] in ("error", "warning", "assert"):
+            if event["method"] == "Runtime.consoleAPICalled" and event["params"]["type"] in (
+                "error",
+                "warning",
+                "assert",
+            ):
                 said.append(json.dumps(event["params"]["args"])[:500])
             if event["method"] == "Log.entryAdded" and event["params"]["entry"]["level"] in ("error", "warning"):
                 said.append(event["params"]["entry"]["text"])

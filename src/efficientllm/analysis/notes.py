@@ -14,6 +14,8 @@ from efficientllm.records.settings import InferenceSettings
 from efficientllm.records.window import Caution
 from efficientllm.units import bytes_text, significant
 
+#: Techniques that a caution names before it counts the rest.
+_MOST_NAMED = 16
 _SANITY_END = "_bits_per_byte"
 
 
@@ -106,7 +108,8 @@ def _grouped(hits: Sequence[tuple[Measurement, Caution]], total: int) -> str:
     if len(hits) == 1:
         return f"{record.trial.technique()}, repeat {record.trial.repeat}: {first.text}"
     share = f"all {total} records" if len(with_it) == total else f"{len(with_it)} of {total} records"
-    return f"{share} ({', '.join(names)}); for example {record.trial.technique()}: {first.text}"
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return f"{share} ({', '.join(names[:_MOST_NAMED])}{more}); for example {record.trial.technique()}: {first.text}"
 
 
 def _line(environment: Environment) -> str:

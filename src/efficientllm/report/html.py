@@ -1,8 +1,9 @@
 """A study as one self-contained page: no requests, light and dark, for screen, phone and paper.
 
-The charts are drawn by our own scripts from figures in the page itself. A plotting library would add 0.9 MB to every
-page, 4 s to every run and 100 MB to every installation (altair 6.3 with vl-convert 1.9, measured on 2 cores), and its
-charts follow neither the reader's theme nor the keyboard.
+Tables and charts are drawn by the page's own scripts from its own data, those first that are seen first, so that a page
+of 10,000 measurements opens at once. A plotting library would add 0.9 MB to every page, 4 s to every run and 100 MB to
+every installation (altair 6.3 with vl-convert 1.9, measured on 2 cores), and its charts follow neither the reader's
+theme nor the keyboard.
 """
 
 from __future__ import annotations
@@ -19,76 +20,110 @@ from efficientllm.analysis.leaderboard import study_table
 from efficientllm.analysis.table import Section, StudyTable
 from efficientllm.analysis.words import where
 from efficientllm.records.measurement import Measurement
-from efficientllm.report import marks
+from efficientllm.report import fitting, marks
 from efficientllm.report.charts import SCRIPTS, chart_data
-from efficientllm.report.claims import claim_views
+from efficientllm.report.claims import claim_views, untested
+from efficientllm.report.machines import machine_views
 from efficientllm.report.marks import Footnotes
-from efficientllm.report.view import section_views
+from efficientllm.report.page_data import PageTables, records
+from efficientllm.report.predicted import predictions
+from efficientllm.report.view import SectionView, section_view
 
 _HERE = Path(__file__).parent
 #: In this order, in one scope.
-_SCRIPTS = ("draw.js", *SCRIPTS, "page.js")
-_STYLES = ("page.css", "charts.css")
+_SCRIPTS = (
+    "draw.js", "units.js", *SCRIPTS, "state.js", "cells.js", "evidence.js", "copy.js", "tables.js", "details.js",
+    "tools.js", "page.js",
+)  # fmt: skip
 #: Longest part before a colon that is set bold.
 _MOST_LEAD = 70
-#: The page names so many records; the results folder has all.
-_MOST_RECORDS = 2000
-#: Rows of a section's table, and of its charts and its table of all metrics: a page must stay a page.
-_MOST_ROWS, _MOST_DETAILED = 200, 40
+#: So many techniques get charts, and their claims beside what was measured.
+_MOST_CHARTED, _MOST_CLAIMING = 40, 24
 
 
-def page(table: StudyTable, measurements: Sequence[Measurement]) -> str:
+def page(table: StudyTable, measurements: Sequence[Measurement], records_at: str = "measurements") -> str:
     """Return a study's page.
 
     Args:
         table: from `analysis.leaderboard.study_table`.
         measurements: the records behind it: all their metrics, their training curves and their ids are on the page.
+        records_at: folder of the record files, as seen from the page's own.
     """
-    notes, detail_notes = Footnotes(), Footnotes()
-    shown = _cut(table.shown())
-    detailed = _detailed(table.sections)
-    full = study_table(table.study, [m for m in measurements if m.trial.technique() in detailed], detail=True)
-    judged = msgspec.structs.replace(full, sections=tuple(apart(full.sections)))
+    measurements = sorted(measurements, key=lambda m: m.started_at)
+    names = fitting.detailed(table.sections)
+    full = study_table(table.study, fitting.of_techniques(measurements, names), detail=True).sections
+    drawn = _Drawn(PageTables({record.id: record for record in measurements}), names)
+    boards = drawn.boards(table, fitting.merged(fitting.fitted(table.sections, names), full))
+    charted = fitting.only(full, names[:_MOST_CHARTED])
+    judged = msgspec.structs.replace(table, sections=tuple(apart(fitting.only(full, names[:_MOST_CLAIMING]))))
+    data = {
+        "recordsAt": records_at,
+        "tables": drawn.tables.tables,
+        "reasons": list(drawn.tables.notes.reasons),
+        "records": records(measurements),
+        "legend": marks.LEGEND,
+        **chart_data(charted, measurements),
+    }
     return _template().render(
         table=table,
         version=__version__,
-        num_cut=max((len(section.rows) - _MOST_ROWS for section in table.sections), default=0),
-        sections=section_views(shown, notes),
-        grids=section_views(_cut(table.grids), notes, prefix="g"),
-        crossovers=section_views(_cut(table.crossovers), notes, prefix="x"),
-        rank_changes=section_views(_cut(table.rank_changes), notes, prefix="r"),
-        quality=section_views(_cut(table.quality), notes, prefix="q"),
-        budgets=section_views(_cut(table.budgets), notes, prefix="b"),
-        details=section_views(full.sections, detail_notes, prefix="d"),
+        num_cut=drawn.num_cut,
+        **boards,
+        details=[table for table in drawn.tables.tables if table["picks"]],
+        notes=drawn.notes,
         claims=claim_views(judged),
+        predictions=predictions(measurements),
+        untested=[f"{card.title} ({card.source})" if card.source else card.title for card in untested(judged)],
         headings=[where(section.stage, section.window) for section in judged.sections],
-        notes=notes,
-        detail_notes=detail_notes,
         verdict=[_lead(sentence) for sentence in table.verdict],
         legend=marks.LEGEND,
         sanity=marks.sanity_texts(table.sanity),
-        records=sorted(measurements, key=lambda m: m.started_at)[:_MOST_RECORDS],
+        machines=machine_views(measurements),
         num_records=len(measurements),
-        style="\n".join((_HERE / name).read_text(encoding="utf-8") for name in _STYLES),
+        style=_style(),
         script="\n".join((_HERE / name).read_text(encoding="utf-8") for name in _SCRIPTS),
-        data=_json(chart_data(full.sections, measurements)),
+        data=_json(data),
     )
 
 
-def _cut(sections: Sequence[Section], most: int = _MOST_ROWS) -> list[Section]:
-    """Return sections of at most so many rows: the baseline and the front go before the others."""
-    cut = []
-    for section in sections:
-        kept = sorted(section.rows, key=lambda row: not (row.baseline or row.on_front))[:most]
-        rows = section.rows if len(section.rows) <= most else tuple(kept)
-        cut.append(msgspec.structs.replace(section, rows=rows))
-    return cut
+class _Drawn:
+    """The tables of a page as its data has them and as the template has them, under the same names."""
 
+    def __init__(self, tables: PageTables, names: Sequence[str]) -> None:
+        self.tables = tables
+        self.names = names
+        self.notes = Footnotes()
+        self.num_cut = 0
 
-def _detailed(sections: Sequence[Section]) -> set[str]:
-    """Return the techniques that get charts and a table of all metrics."""
-    names = [row.technique for section in _cut(sections, _MOST_DETAILED) for row in section.rows]
-    return set(list(dict.fromkeys(names))[:_MOST_DETAILED])
+    def boards(self, table: StudyTable, measured: Sequence[Section]) -> dict[str, list[SectionView]]:
+        """Return the template's sections by the part of the page in which they stand."""
+        pairs = list(zip(table.sections, measured, strict=True))
+        shown = [self._picked(head, all_, f"s{i}") for i, (head, all_) in enumerate(pairs, 1) if not head.in_grid]
+        for i, (head, all_) in enumerate(pairs, 1):
+            if head.in_grid:
+                self.tables.add(all_, f"s{i}", "details", headline=[column.key for column in head.columns])
+        return {
+            "sections": shown,
+            "grids": self._plain(table.grids, "g", "measured"),
+            "crossovers": self._plain(table.crossovers, "x", "measured"),
+            "rank_changes": self._plain(table.rank_changes, "r", "measured"),
+            "budgets": self._plain(table.budgets, "b", "training"),
+            "quality": self._plain(table.quality, "q", "training"),
+        }
+
+    def _picked(self, head: Section, all_: Section, name: str) -> SectionView:
+        """Add a section whose columns the reader picks."""
+        self.num_cut = max(self.num_cut, len(head.rows) - len(all_.rows))
+        self.tables.add(all_, name, "measured", headline=[column.key for column in head.columns])
+        return section_view(head, name, self.notes)
+
+    def _plain(self, sections: Sequence[Section], prefix: str, place: str) -> list[SectionView]:
+        views = []
+        for index, section in enumerate(fitting.fitted(sections, self.names), 1):
+            self.num_cut = max(self.num_cut, len(sections[index - 1].rows) - len(section.rows))
+            self.tables.add(section, f"{prefix}{index}", place)
+            views.append(section_view(section, f"{prefix}{index}", self.notes))
+        return views
 
 
 def _lead(sentence: str) -> tuple[str, str]:
@@ -99,6 +134,10 @@ def _lead(sentence: str) -> tuple[str, str]:
     """
     lead, colon, rest = sentence.replace(" %", "\N{NO-BREAK SPACE}%").partition(": ")
     return (lead, rest) if colon and len(lead) <= _MOST_LEAD else ("", f"{lead}{colon}{rest}")
+
+
+def _style() -> str:
+    return "\n".join((_HERE / name).read_text(encoding="utf-8") for name in ("page.css", "charts.css", "narrow.css"))
 
 
 def _template() -> jinja2.Template:

@@ -82,10 +82,14 @@ def figure_text(column: Column, value: float) -> str:
     >>> figure_text(Column(key="bits_per_byte", title="Bits/byte", unit="bits/byte"), 2.3123)
     '2.312'
     """
-    digits = 4 if group_of(column.key) == "quality" or column.unit in ("nats/token", "bits/byte") else 3
-    text = quantity_text(value, column.unit, digits)
+    text = quantity_text(value, column.unit, digits_of(column))
     _, _, per = column.unit.partition("/")
     return text.removesuffix(f"/{per}") if per and column.title.lower().endswith(f"/{per}") else text
+
+
+def digits_of(column: Column) -> int:
+    """Return how many digits a column's figures are written with: small differences of quality count."""
+    return 4 if group_of(column.key) == "quality" or column.unit in ("nats/token", "bits/byte") else 3
 
 
 def half_width(cell: Cell) -> float | None:
@@ -148,6 +152,16 @@ def stated_text(row: Row) -> str:
     if "attained" in row.stated:
         said.append(percent_text(row.stated["attained"], 2))
     return " ".join([ON_FRONT] * bool(row.on_front) + [" · ".join(said)]).strip()
+
+
+def below_name(row: Row) -> str:
+    """Write what is stated below a name, in words: parameters, share of the limit attained.
+
+    >>> below_name(Row(technique="mqa", on_front=True, stated={"parameters_total": 4.08e6, "attained": 0.565}))
+    '4.08 M · 56 % of limit'
+    """
+    text = stated_text(row).replace(ON_FRONT, "").strip()
+    return text + " of limit" * ("attained" in row.stated)
 
 
 def _parameters_text(stated: Mapping[str, float]) -> str:

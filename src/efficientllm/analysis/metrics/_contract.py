@@ -5,6 +5,7 @@ A new metric needs no new run and no edit elsewhere: one file here that ends wit
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -13,6 +14,9 @@ from msgspec.structs import replace
 from efficientllm.analysis.table import Cell, Column
 from efficientllm.records.measurement import Measurement
 from efficientllm.records.window import Window
+
+#: In a metric's docstring: what it is computed from.
+_READS = re.compile(r"Reads: (.+?)(?:\.(?: |$)|\.?(?: >>>|$))")
 
 #: The six efficiency metrics and quality, in the order of a table's columns; a card's claims use the same words.
 GROUPS = ("memory", "compute", "latency", "throughput", "energy", "compression", "quality")
@@ -80,6 +84,17 @@ class MetricEntry:
         kind, _, name = window.partition("_")
         of_a_text = bool(name) and kind == "quality" and self.group == "quality"
         return window in self.windows or ((of_a_text or kind in TASKS) and kind in self.windows)
+
+    def reads(self) -> str:
+        """Return what the metric is computed from, as its function's docstring says it, empty where it does not.
+
+        >>> from efficientllm.analysis.metrics.latency_median import ENTRY
+        >>> ENTRY.reads()
+        'series `step_s`'
+        """
+        said = " ".join((getattr(self.measure or self.against, "__doc__", "") or "").split())
+        found = _READS.search(said)
+        return found[1] if found else ""
 
     def value(self, measurement: Measurement, window: Window, baseline: Measurement | None = None) -> float | Absent:
         """Return the figure, or why there is none."""

@@ -10,7 +10,7 @@ from efficientllm.records.window import Window
 
 
 def cache_bytes_per_token(measurement: Measurement, window: Window) -> float | Absent:
-    """Return the growth of the decode state a token and a sequence, counted from shapes.
+    """Return the growth of the decode state a token and a sequence, counted from shapes. Reads: the model's counts.
 
     >>> from efficientllm.analysis.metrics._example import facts, measured
     >>> cache_bytes_per_token(*measured(model=facts(cache_bytes_per_token=7)))

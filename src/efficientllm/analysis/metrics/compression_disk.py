@@ -16,6 +16,7 @@ def compression_disk(measurement: Measurement, window: Window, baseline: Measure
         (size_baseline / size) * (quality / quality_baseline),  quality = 1 / bits per byte
 
     Size: measured bytes (saved weights), not a nominal ratio. Source: arXiv 2505.13840, MCR.
+    Reads: the model's saved bytes and the figure `heldout_bits_per_byte`, of both trials.
 
     >>> from efficientllm.analysis.metrics._example import facts, measured
     >>> small, window = measured("quality", figures={"heldout_bits_per_byte": 2.5}, model=facts(disk_bytes=1000))

@@ -16,6 +16,7 @@ def compression_resident(measurement: Measurement, window: Window, baseline: Mea
         (size_baseline / size) * (quality / quality_baseline),  quality = 1 / bits per byte
 
     Size: measured bytes (weights as held on the device), not a nominal ratio. Source: arXiv 2505.13840, MCR.
+    Reads: the model's weight bytes and the figure `heldout_bits_per_byte`, of both trials.
 
     >>> from efficientllm.analysis.metrics._example import facts, measured
     >>> small, window = measured("quality", figures={"heldout_bits_per_byte": 2.5}, model=facts(weight_bytes=1000))

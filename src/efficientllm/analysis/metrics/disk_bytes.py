@@ -9,7 +9,7 @@ from efficientllm.records.window import Window
 
 
 def disk_bytes(measurement: Measurement, window: Window) -> float | Absent:
-    """Return the size of the saved weights, in bytes.
+    """Return the size of the saved weights, in bytes. Reads: figure `disk_bytes`, else the model's counts.
 
     >>> from efficientllm.analysis.metrics._example import facts, measured
     >>> disk_bytes(*measured(model=facts(disk_bytes=7)))

@@ -13,6 +13,7 @@ from efficientllm.records.window import Window
 def mbu(measurement: Measurement, window: Window) -> float | Absent:
     """Return counted bytes a second over the calibrated bandwidth: read in inference, copy in training.
 
+    Reads: work, series `step_s`, the calibrated bandwidth.
     Counts: the fewest bytes that a step must move (in decode: weights and cache once). Absent where the working set is
     below 4 last-level caches, since then it may not have crossed the memory at all.
 

@@ -12,6 +12,7 @@ from efficientllm.records.window import Window
 def mfu(measurement: Measurement, window: Window) -> float | Absent:
     """Return model FLOPs a second over the calibrated matrix peak of the trial's number format.
 
+    Reads: work, series `step_s`, the calibrated matrix peak.
     Counts: FLOPs that the model needs (causal attention half, active experts only, no recompute), over all steps.
     Source: PaLM, arXiv 2204.02311, appendix B, with a measured peak in place of the datasheet's.
 

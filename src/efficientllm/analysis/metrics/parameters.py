@@ -10,7 +10,7 @@ from efficientllm.records.window import Window
 
 
 def parameters(measurement: Measurement, window: Window) -> float | Absent:
-    """Return the stored parameters, tied ones once, counted from shapes.
+    """Return the stored parameters, tied ones once, counted from shapes. Reads: the model's counts.
 
     >>> from efficientllm.analysis.metrics._example import facts, measured
     >>> parameters(*measured(model=facts(total=7)))

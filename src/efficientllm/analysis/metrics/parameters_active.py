@@ -10,7 +10,7 @@ from efficientllm.records.window import Window
 
 
 def parameters_active(measurement: Measurement, window: Window) -> float | Absent:
-    """Return the parameters that one token uses, counted from shapes.
+    """Return the parameters that one token uses, counted from shapes. Reads: the model's counts.
 
     >>> from efficientllm.analysis.metrics._example import facts, measured
     >>> parameters_active(*measured(model=facts(active=7)))

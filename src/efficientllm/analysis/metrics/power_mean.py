@@ -12,6 +12,7 @@ from efficientllm.records.window import Window
 def power_mean(measurement: Measurement, window: Window) -> float | Absent:
     """Return mean power in watts: the energy counter over the window, else the mean of the power readings.
 
+    Reads: figure `energy_j`, else series `power_w`.
     Not what decides: see `energy_per_token`. Source: arXiv 2505.13840, AEC.
 
     >>> from efficientllm.analysis.metrics._example import measured, series

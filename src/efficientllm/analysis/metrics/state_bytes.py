@@ -10,7 +10,7 @@ from efficientllm.records.window import Window
 
 
 def state_bytes(measurement: Measurement, window: Window) -> float | Absent:
-    """Return the constant decode state a sequence, counted from shapes.
+    """Return the constant decode state a sequence, counted from shapes. Reads: the model's counts.
 
     >>> from efficientllm.analysis.metrics._example import facts, measured
     >>> state_bytes(*measured(model=facts(state_bytes=7)))

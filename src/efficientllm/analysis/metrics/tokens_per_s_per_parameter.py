@@ -11,7 +11,7 @@ from efficientllm.records.window import Window
 
 
 def tokens_per_s_per_parameter(measurement: Measurement, window: Window) -> float | Absent:
-    """Return tokens a second over active parameters.
+    """Return tokens a second over active parameters. Reads: what `tokens_per_s` reads, and the model's counts.
 
     The paper's form: a model twice as large at half the speed scores a quarter, so it says little of a technique.
     Source: arXiv 2505.13840, TT.

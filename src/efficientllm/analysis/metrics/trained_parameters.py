@@ -10,7 +10,7 @@ from efficientllm.records.window import Window
 
 
 def trained_parameters(measurement: Measurement, window: Window) -> float | Absent:
-    """Return how many parameters are trained, counted from shapes.
+    """Return how many parameters are trained, counted from shapes. Reads: the model's counts.
 
     >>> from efficientllm.analysis.metrics._example import facts, measured
     >>> trained_parameters(*measured(model=facts(parameters_trained=7)))

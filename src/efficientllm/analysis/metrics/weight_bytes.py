@@ -10,7 +10,7 @@ from efficientllm.records.window import Window
 
 
 def weight_bytes(measurement: Measurement, window: Window) -> float | Absent:
-    """Return the resident size of the weights, counted from shapes.
+    """Return the resident size of the weights, counted from shapes. Reads: the model's counts.
 
     >>> from efficientllm.analysis.metrics._example import facts, measured
     >>> weight_bytes(*measured(model=facts(weight_bytes=7)))
