@@ -1,2 +1,2 @@
 // All charts of the page; each draws itself and returns what draws it anew.
-const charts = [scatter, curves];
+const charts = [scatter, curves, timeline, roofline];
