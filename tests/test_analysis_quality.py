@@ -129,7 +129,7 @@ def test_reports_show_domains_side_by_side_each_with_its_simple_models():
     assert texts["stdlib"] == {"bz2": 2.0, "unigram": 9.0}
     said = markdown(table)
     for heading in ("Bits/byte", "KL divergence", "Top-1 agreement", "Accuracy", "Answer flips"):
-        assert f"### inference · {heading}" in said
+        assert f"<summary>inference · {heading}</summary>" in said
     assert "inference · KL divergence" in page(table, study())
     assert all_metrics(study()[1], study()[1].windows[0])["kl_divergence"] == 0.004
 

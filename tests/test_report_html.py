@@ -12,10 +12,12 @@ from msgspec.structs import replace
 from efficientllm.analysis.catalogue import entries
 from efficientllm.analysis.examples import VARIANTS, example_study
 from efficientllm.analysis.leaderboard import study_table
+from efficientllm.cli.report import report
 from efficientllm.records.card import Card
 from efficientllm.report import fitting
 from efficientllm.report.curves import curves, thinned
 from efficientllm.report.html import page
+from efficientllm.store.folder import Study
 
 STUDY = example_study(kind="cuda", energy=True)
 TABLE = study_table("quickstart", STUDY, "Four attention variants")
@@ -289,6 +291,9 @@ def test_a_study_that_no_page_can_hold_loses_rows_and_says_so(monkeypatch):
 
 
 def test_a_page_elsewhere_links_to_the_records_from_there(tmp_path):
-    assert (
-        data_of(page(TABLE, STUDY, records_at="../results/q/measurements"))["recordsAt"] == "../results/q/measurements"
-    )
+    Study(tmp_path / "results", "q").write(STUDY[0])
+    file = tmp_path / "pages" / "q.html"
+    file.parent.mkdir()
+    report("q", results=tmp_path / "results", style="html", output=file)
+    data = data_of(file.read_text())
+    assert (file.parent / data["recordsAt"] / f"{data['records']['id'][0]}.json").is_file()

@@ -24,6 +24,9 @@ PARETO = ("memory_mean", "latency_median", "bits_per_byte")
 #: Protocols whose rows are never ranked.
 _UNRANKED = ("smoke",)
 
+#: All metrics have ranks in a table of so many rows at most: every pair is compared in each.
+_MOST_RANKED_IN_DETAIL = 16
+
 #: Row -> metric -> cell.
 Table = dict[str, dict[str, Cell]]
 
@@ -34,7 +37,7 @@ def section(group: Group, point: Point, *, detail: bool = False) -> tuple[Sectio
     Args:
         group: records that may be compared.
         point: name and coordinates of the window.
-        detail: whether the columns are all metrics that apply, without ranks, not only the one of each kind.
+        detail: whether the columns are all metrics that apply, not only the one of each kind; ranks where rows are few.
     """
     window = Window(name=point[0], coordinates=dict(point[1]))
     metrics = applicable(window.name) if detail else headline(window.name)
@@ -43,7 +46,7 @@ def section(group: Group, point: Point, *, detail: bool = False) -> tuple[Sectio
     ranked = is_ranked(group)
     table, floored = measured(group, seen, metrics)
     if ranked:
-        table = judged(group, table, metrics, floored, detail)
+        table = judged(group, table, metrics, floored, detail and len(table) > _MOST_RANKED_IN_DETAIL)
     beaten = _beaten(table, metrics) if ranked else {}
     said = {name: stated(found) for name, found in seen.items()}
     rows = [measured_row(records[name], seen[name], table[name], said[name], beaten.get(name)) for name in seen]

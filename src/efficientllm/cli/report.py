@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -31,9 +32,11 @@ def report(
         return
     table, measurements = study_table_of(results, study)
     if style == "html":
+        assert output is not None
         from efficientllm.report.html import page
 
-        text = page(table, measurements)
+        folder = (results / study / "measurements").resolve()
+        text = page(table, measurements, records_at=Path(os.path.relpath(folder, output.resolve().parent)).as_posix())
     else:
         from efficientllm.report.markdown import markdown
 

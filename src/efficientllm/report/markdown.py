@@ -14,6 +14,8 @@ _MOST_LEFT_OUT = 10
 def markdown(table: StudyTable) -> str:
     """Write a study: verdict, one table a section, footnotes, legend, and what a reader must know of it.
 
+    What a reader of a pull request looks at second is folded: grids of further metrics, equal budgets, text by text.
+
     >>> from efficientllm.analysis.examples import example_study
     >>> from efficientllm.analysis.leaderboard import study_table
     >>> markdown(study_table("quickstart", example_study(), "Four variants")).splitlines()[0]
@@ -23,9 +25,11 @@ def markdown(table: StudyTable) -> str:
     title = f": {escape(table.title)}" if table.title else ""
     lines = [f"## {escape(table.study)}{title}", ""]
     lines += [f"- {escape(sentence)}" for sentence in table.verdict]
-    shown = (*table.shown(), *table.grids, *table.crossovers, *table.budgets, *table.quality, *table.rank_changes)
-    for section in shown:
+    for section in (*table.shown(), *(grid for grid in table.grids if not grid.minor)):
         lines += ["", *_section(section, notes)]
+    second = (*(grid for grid in table.grids if grid.minor), *table.crossovers, *table.budgets, *table.quality)
+    for section in (*second, *table.rank_changes):
+        lines += ["", *_folded(section, notes)]
     lines += ["", *_notes(table, notes)]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -40,6 +44,15 @@ def escape(text: str) -> str:
     for sign in "|`*_[]":
         text = text.replace(sign, f"\\{sign}")
     return text
+
+
+def _folded(section: Section, notes: Footnotes) -> Iterator[str]:
+    heading, *rest = _section(section, notes)
+    yield f"<details><summary>{heading.removeprefix('### ')}</summary>"
+    yield ""
+    yield from rest
+    yield ""
+    yield "</details>"
 
 
 def _section(section: Section, notes: Footnotes) -> Iterator[str]:
@@ -76,7 +89,7 @@ def _cell(column: Column, cell: Cell, notes: Footnotes) -> str:
     if cell.rank == 1:
         figure = f"**{figure}**"
     evidence = " ".join(text for text in (marks.evidence_text(cell), marks.rank_text(cell)) if text)
-    return f"{figure}<br><sub>{evidence}</sub>"
+    return f"{figure}<br><sub>{escape(evidence)}</sub>"
 
 
 def _note(notes: Footnotes, reason: str) -> str:
