@@ -2,18 +2,25 @@
 const TICK_STEPS = { 10: [[1e15, "P"], [1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"], [1, ""], [1e-3, "m"], [1e-6, "µ"], [1e-9, "n"]],
   2: [[2 ** 40, "TiB"], [2 ** 30, "GiB"], [2 ** 20, "MiB"], [2 ** 10, "KiB"], [1, "B"]] };
 const baseOf = (unit) => (unit.startsWith("bytes") ? 2 : 10);
-function tickText(value, unit) { // short: `figures` have all their digits, ticks have what they need
+function tickText(value, unit, digits) {
   if (value === 0) return "0";
-  const bare = (number) => String(Number(number.toPrecision(3)));
+  const bare = (number) => String(Number(number.toPrecision(digits)));
   if (unit === "ratio") return `${bare(100 * value)} %`;
   if (unit === "factor") return `${bare(value)}×`;
-  if (unit === "error") return value.toExponential(0);
-  if (["bits/byte", "nats/token", "perplexity", "score", "setting"].includes(unit)) return String(Number(value.toPrecision(4)));
+  if (unit === "error") return Number(value.toPrecision(digits)).toExponential();
+  if (["bits/byte", "nats/token", "perplexity", "score", "setting"].includes(unit)) return bare(value);
   const [head, ...per] = unit.split("/"), tail = per.length && !["count", "tokens", "samples"].includes(head) ? `/${per.join("/")}` : "";
   const word = { s: "s", j: "J", w: "W", flop: "FLOP" }[head] || "";
   const many = head === "s" ? TICK_STEPS[10].slice(5) : TICK_STEPS[baseOf(unit)];
   const [size, prefix] = many.find(([step]) => Math.abs(value) >= step * 0.9999) || many[many.length - 1];
   return `${bare(value / size)} ${prefix}${word}`.trim() + tail;
+}
+function tickTexts(values, unit) { // as short as they can be and still differ
+  for (const digits of [3, 4, 5, 6, 8]) {
+    const texts = values.map((value) => tickText(value, unit, digits));
+    if (new Set(texts).size === texts.length) return texts;
+  }
+  return values.map((value) => tickText(value, unit, 10));
 }
 function range(values, log) {
   const low = Math.min(...values), high = Math.max(...values);
@@ -35,7 +42,7 @@ function ticks([low, high], log, many, base) {
   }
   const unit = base === 2 ? 2 ** (10 * Math.max(0, Math.floor(Math.log2(Math.max(high, 1)) / 10))) : 1;
   const rough = (high - low) / unit / many, power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 5, 10].find((factor) => factor * power >= rough) * power * unit, found = [];
+  const step = [1, 2, 2.5, 5, 10].find((factor) => factor * power >= rough * 0.999) * power * unit, found = [];
   for (let i = Math.ceil(low / step); i * step <= high + step * 1e-9; i += 1) found.push(i * step);
   return found;
 }
@@ -45,17 +52,28 @@ function axis(ends, pixels, log) {
   return (value) => from + ((move(value) - low) / (high - low || 1)) * (to - from);
 }
 const widthOf = (figure) => Math.max(300, figure.clientWidth - 22);
+const pen = document.createElement("canvas").getContext("2d");
+function textWidth(text, font = "12px") {
+  pen.font = `${font} system-ui, sans-serif`;
+  return pen.measureText(text).width;
+}
 function gridX(svg, x, xAt, box, many) {
-  for (const value of ticks(x.ends, x.log, many, baseOf(x.unit))) {
-    svg.append(draw("line", { class: "grid", x1: xAt(value), x2: xAt(value), y1: box.top, y2: box.bottom }));
-    svg.append(draw("text", { x: xAt(value), y: box.bottom + 18, "text-anchor": "middle" }, tickText(value, x.ticks || x.unit)));
-  }
+  const values = ticks(x.ends, x.log, many, baseOf(x.unit)), texts = tickTexts(values, x.ticks || x.unit);
+  let end = -Infinity;
+  values.forEach((value, i) => {
+    const at = xAt(value), half = textWidth(texts[i]) / 2;
+    svg.append(draw("line", { class: "grid", x1: at, x2: at, y1: box.top, y2: box.bottom }));
+    if (at - half < end + 6) return;
+    svg.append(draw("text", { x: at, y: box.bottom + 18, "text-anchor": "middle" }, texts[i]));
+    end = at + half;
+  });
 }
 function gridY(svg, y, yAt, box, many) {
-  for (const value of ticks(y.ends, y.log, many, baseOf(y.unit))) {
+  const values = ticks(y.ends, y.log, many, baseOf(y.unit)), texts = tickTexts(values, y.ticks || y.unit);
+  values.forEach((value, i) => {
     svg.append(draw("line", { class: "grid", x1: box.left, x2: box.right, y1: yAt(value), y2: yAt(value) }));
-    svg.append(draw("text", { x: box.left - 9, y: yAt(value) + 4, "text-anchor": "end" }, tickText(value, y.ticks || y.unit)));
-  }
+    svg.append(draw("text", { x: box.left - 9, y: yAt(value) + 4, "text-anchor": "end" }, texts[i]));
+  });
 }
 function frame(figure, x, y) {
   const width = widthOf(figure), narrow = width < 560;

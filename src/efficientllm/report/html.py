@@ -26,7 +26,7 @@ from efficientllm.report.claims import claim_views, untested
 from efficientllm.report.machines import machine_views
 from efficientllm.report.marks import Footnotes
 from efficientllm.report.page_data import PageTables, records
-from efficientllm.report.predicted import predictions
+from efficientllm.report.predicted import predictions, summary
 from efficientllm.report.view import SectionView, section_view
 
 _HERE = Path(__file__).parent
@@ -72,7 +72,8 @@ def page(table: StudyTable, measurements: Sequence[Measurement], records_at: str
         details=[table for table in drawn.tables.tables if table["picks"]],
         notes=drawn.notes,
         claims=claim_views(judged),
-        predictions=predictions(measurements),
+        predictions=(predicted := predictions(measurements)),
+        predicted_summary=summary(predicted),
         untested=[f"{card.title} ({card.source})" if card.source else card.title for card in untested(judged)],
         headings=[where(section.stage, section.window) for section in judged.sections],
         verdict=[_lead(sentence) for sentence in table.verdict],

@@ -14,6 +14,8 @@ from efficientllm.units import bytes_text, percent_text, quantity_text, signific
 #: A prediction is held to a few percent: on an H200, 22 kinds of training came within 4 % (`docs/performance.md`), and
 #: what exceeds a device by more than 5 % is not tried.
 STATED_ERROR = 0.05
+#: Less than this needs no figure.
+_SMALL = 0.001
 _NO_ALLOCATOR = "a processor's memory is not counted by an allocator"
 
 
@@ -104,8 +106,22 @@ def predictions(measurements: Sequence[Measurement]) -> list[Prediction]:
 
 
 def _told(record: Measurement, quantity: Quantity) -> bool:
-    """Whether something was predicted; of what did not fit the peak alone says anything."""
-    return record.figures.get(quantity.figure, 0.0) > 0 and (record.outcome != "oom" or quantity.bounds)
+    """Whether something was predicted and came; of the peak also where it cannot be told, or where there was no room."""
+    predicted = record.figures.get(quantity.figure, 0.0) > 0
+    return predicted and (quantity.bounds or (record.outcome != "oom" and quantity.came(record) is not None))
+
+
+def summary(found: Sequence[Prediction]) -> str:
+    """Say how many predictions came true.
+
+    >>> summary([Prediction("a", "b", "c", "", "", "", state, "") for state in ("within", "held", "none")])
+    '2 of 2 predictions came within 5 % or held as bounds; 1 cannot be compared'
+    """
+    states = [prediction.state for prediction in found]
+    good, judged = sum(state in ("within", "held") for state in states), sum(state != "none" for state in states)
+    error = f"{100 * STATED_ERROR:.0f} %"
+    rest = f"; {len(states) - judged} cannot be compared" if judged < len(states) else ""
+    return f"{good} of {judged} predictions came within {error} or held as bounds{rest}"
 
 
 def _beside(stage: str, technique: str, quantity: Quantity, records: Sequence[Measurement]) -> Prediction:
@@ -131,7 +147,7 @@ def _judge(furthest: tuple[float, float], *, bound: bool) -> tuple[str, str]:
     if bound:
         holds = told <= came * (1 + STATED_ERROR)
         return ("held", "a lower bound, and it holds") if holds else ("outside", "more than came, though a lower bound")
-    words = "exact" if told == came else f"off by {percent_text(abs(error), 2)}"
+    words = f"off by {percent_text(abs(error), 2)}" if abs(error) >= _SMALL else "as predicted"
     if abs(error) <= STATED_ERROR:
         return "within", words
     return "outside", f"{words}: more than the stated {percent_text(STATED_ERROR, 1)}"

@@ -32,11 +32,12 @@ function roofline() {
     figure.dataset.label = "FLOP/s reached against FLOP per byte, under the calibrated roofs";
     figure.replaceChildren();
     const { svg, box, xAt, yAt } = frame(figure, x, y);
-    drawRoofs(svg, roofs, x, xAt, yAt, box);
+    drawRoofs(svg, roofs, x, xAt, yAt, box, points.map((point) => [xAt(point.intensity), yAt(point.rate)]));
     for (const point of points.filter((one) => !hidden.has(one.name)).sort((a, b) => a.intensity - b.intensity)) svg.append(pointOf(figure, point, xAt, yAt));
     walkable(figure, svg);
     figure.append(keyOf(techniques, hidden, paint), svg);
     if (picked.length > 1) figure.append(shapesOf(picked));
+    figure.append(make("figcaption", { textContent: roofsText(roofs) }));
   }
   paint();
   return paint;
@@ -54,29 +55,35 @@ function roofsOf(picked, points) {
   const y = { title: "reached, FLOP/s", unit: "flop/s", ticks: "flop", log: true, better: "high", ends: [Math.min(...points.map((point) => point.low)) / 2.5, top * 2] };
   return { x, y, roofs: { flat: [...flat].filter(([, rate]) => rate <= y.ends[1] && rate >= y.ends[0]), slopes: [...slopes], top, used } };
 }
-function drawRoofs(svg, roofs, x, xAt, yAt, box) {
-  const left = x.ends[0], right = x.ends[1], taken = [];
-  const clip = (rate) => Math.max(yAt(rate), box.top);
-  for (const [dtype, rate] of [...roofs.flat].sort((a, b) => b[1] - a[1])) {
-    const from = Math.max(left, Math.min(...(roofs.slopes.length ? roofs.slopes.map(([, bytes]) => rate / bytes) : [left])));
-    const used = roofs.used.has(dtype);
-    svg.append(draw("line", { class: used ? "roof" : "roof faint", x1: xAt(from), x2: box.right, y1: clip(rate), y2: clip(rate) }));
-    const beside = taken.some((y) => Math.abs(y - yAt(rate)) < 15);
-    taken.push(yAt(rate));
-    if (!beside || used) svg.append(draw("text", { x: box.right - 2, y: yAt(rate) + (beside ? 15 : -6), "text-anchor": "end" }, `${dtype} ${quantityText(rate, "flop/s")}`));
+function drawRoofs(svg, roofs, x, xAt, yAt, box, marks) {
+  const [left, right] = x.ends, bytes = roofs.slopes.map(([, rate]) => rate), written = [];
+  for (const [dtype, rate] of [...roofs.flat].sort((a, b) => roofs.used.has(b[0]) - roofs.used.has(a[0]) || b[1] - a[1])) {
+    const from = xAt(Math.max(left, ...(bytes.length ? [rate / Math.max(...bytes)] : []))), y = yAt(rate), used = roofs.used.has(dtype);
+    svg.append(draw("line", { class: used ? "roof" : "roof faint", x1: from, x2: box.right, y1: y, y2: y }));
+    if (written.some((other) => Math.abs(other - y) < 15)) continue;
+    written.push(y);
+    const text = `${dtype} ${quantityText(rate, "flop/s")}`, width = textWidth(text);
+    const ends = [box.right - 2, (box.right + from + width) / 2, from + width + 24].filter((end) => end - width > from + 6 && end < box.right);
+    const free = (end) => marks.every(([px, py]) => px < end - width - 9 || px > end + 9 || py < y - 26 || py > y + 4);
+    const end = ends.find(free) ?? ends[0];
+    if (end) svg.append(draw("text", { class: "on", x: end, y: y - 6, "text-anchor": "end" }, text));
   }
-  const spread = roofs.slopes.length > 1 && Math.abs(Math.log(roofs.slopes[0][1] / roofs.slopes[1][1])) < 0.25;
-  roofs.slopes.forEach(([kind, bytes], i) => {
-    const points = evenly(Math.log(left), Math.log(Math.min(right, roofs.top / bytes)), 60).map(Math.exp).filter((value) => yAt(value * bytes) <= box.bottom);
-    if (points.length < 2) return;
-    svg.append(draw("path", { class: "roof", d: pathOf(points.map(xAt), points.map((value) => yAt(value * bytes))) }));
-    if (spread && i) return;
-    const middle = points[Math.floor(points.length / 2)];
-    const label = (spread ? roofs.slopes : [[kind, bytes]]).map(([word, rate]) => `${word} ${quantityText(rate, "bytes/s")}`).join(", ");
-    const angle = (Math.atan2(yAt(points[points.length - 1] * bytes) - yAt(points[0] * bytes), xAt(points[points.length - 1]) - xAt(points[0])) * 180) / Math.PI;
-    const px = xAt(middle), py = yAt(middle * bytes);
-    svg.append(draw("text", { x: px, y: py - 8, "text-anchor": "middle", transform: `rotate(${angle.toFixed(1)} ${px.toFixed(1)} ${py.toFixed(1)})` }, label));
+  const close = roofs.slopes.length > 1 && Math.abs(Math.log(bytes[0] / bytes[1])) < 0.25;
+  roofs.slopes.forEach(([kind, rate], i) => {
+    const along = evenly(Math.log(left), Math.log(Math.min(right, roofs.top / rate)), 60).map(Math.exp);
+    const xs = along.filter((value) => yAt(value * rate) <= box.bottom), ys = xs.map((value) => yAt(value * rate)), last = xs.length - 1;
+    if (last < 1) return;
+    svg.append(draw("path", { class: "roof", d: pathOf(xs.map(xAt), ys) }));
+    const text = (close ? roofs.slopes : [[kind, rate]]).map((slope) => `${slope[0]} ${quantityText(slope[1], "bytes/s")}`).join(", ");
+    const across = xAt(xs[last]) - xAt(xs[0]), up = ys[last] - ys[0];
+    if ((close && i) || Math.hypot(across, up) < textWidth(text) + 24) return;
+    const px = (xAt(xs[0]) + xAt(xs[last])) / 2, py = (ys[0] + ys[last]) / 2, turn = (Math.atan2(up, across) * 180) / Math.PI;
+    svg.append(draw("text", { class: "on", x: px, y: py - 8, "text-anchor": "middle", transform: `rotate(${turn.toFixed(1)} ${px.toFixed(1)} ${py.toFixed(1)})` }, text));
   });
+}
+function roofsText(roofs) {
+  const flat = roofs.flat.map(([dtype, rate]) => `${dtype} ${quantityText(rate, "flop/s")}`);
+  return `Calibrated roofs: ${[...flat, ...roofs.slopes.map(([kind, rate]) => `${kind} ${quantityText(rate, "bytes/s")}`)].join(", ")}.`;
 }
 function pointOf(figure, point, xAt, yAt) {
   const ink = colour(point.name), px = xAt(point.intensity), py = yAt(point.rate);

@@ -18,8 +18,9 @@ function scatter() {
   form.addEventListener("submit", (event) => event.preventDefault());
   function fill() {
     const options = metrics(usable[state.section]);
+    const other = options.find(([key]) => key !== state.x) || options[0] || [""], has = (key) => options.some(([one]) => one === key);
     state.x = refill(xs, options, state.x);
-    state.y = refill(ys, options, options.some(([key]) => key === state.y) ? state.y : "memory_mean");
+    state.y = refill(ys, options, has(state.y) ? state.y : has("memory_mean") ? "memory_mean" : other[0]);
     paint();
   }
   function axisOf(section, key, log, rows) {
@@ -85,7 +86,7 @@ function markOf(figure, mark, x, y, xAt, yAt) {
   return group;
 }
 function labelled(group, mark, box, taken) { // where there is room; the hint has the name in any case
-  const size = 7.5 * mark.name.length, { px, py } = mark;
+  const size = textWidth(mark.name, "600 13px") + 2, { px, py } = mark;
   const places = [[11, -10, "start"], [-11, -10, "end"], [11, 20, "start"], [-11, 20, "end"], [0, -14, "middle"], [0, 24, "middle"], [11, -26, "start"], [11, 36, "start"]];
   const boxOf = ([dx, dy, anchor]) => {
     const left = px + dx - { start: 0, middle: size / 2, end: size }[anchor];

@@ -59,7 +59,7 @@ function bandsOf(svg, trial, xAt, box) {
     const area = draw("rect", { class: `band${i % 2 ? " odd" : ""}`, x: from, width: Math.max(1, to - from), y: box.top - 18, height: box.bottom - box.top + 18 });
     area.append(draw("title", {}, [band.text, ...band.cautions].join("\n")));
     svg.append(area);
-    const text = `${band.text}${warned ? " ⚠" : ""}`, size = 6.6 * text.length;
+    const text = `${band.text}${warned ? " ⚠" : ""}`, size = textWidth(text);
     const x = Math.max(from + 3, end + 6);
     if (x + size > to - 2) return;
     svg.append(draw("text", { class: warned ? "warned" : "", x, y: box.top - 22 }, text));
@@ -69,8 +69,7 @@ function bandsOf(svg, trial, xAt, box) {
 function panelOf(svg, panel, box, xAt) {
   svg.append(draw("text", { class: "axis", x: 6, y: box.top - 8 }, panel.title));
   if (!panel.lines.length) {
-    const fit = Math.floor((box.right - box.left) / 6.4);
-    wrapped(panel.absent, fit).forEach((text, i) => svg.append(draw("text", { x: box.left + 4, y: box.top + 18 + 16 * i }, text)));
+    wrapped(panel.absent, box.right - box.left - 8).forEach((text, i) => svg.append(draw("text", { x: box.left + 4, y: box.top + 18 + 16 * i }, text)));
     return;
   }
   const all = panel.lines.flatMap((line) => line.values), least = Math.min(...all), most = Math.max(...all);
@@ -89,7 +88,7 @@ function panelOf(svg, panel, box, xAt) {
 function wrapped(text, most) {
   const lines = [""];
   for (const word of text.split(" ")) {
-    if (lines[lines.length - 1].length + word.length + 1 > most) lines.push("");
+    if (textWidth(`${lines[lines.length - 1]} ${word}`) > most) lines.push("");
     lines[lines.length - 1] = `${lines[lines.length - 1]} ${word}`.trim();
   }
   return lines.slice(0, 5);
