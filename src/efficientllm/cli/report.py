@@ -1,4 +1,4 @@
-"""`report`: write a study's page, or its table as Markdown."""
+"""`report`: write a study's page, its table as Markdown, or its figures."""
 
 from __future__ import annotations
 
@@ -11,18 +11,21 @@ import typer
 from efficientllm.cli.options import DEFAULT_RESULTS, Results, StudyName
 from efficientllm.errors import ResultsError, UserError
 
-_FORMATS = ("html", "markdown")
+_FORMATS = ("html", "markdown", "svg", "pdf", "png")
 
 
 def report(
     study: StudyName,
     results: Results = DEFAULT_RESULTS,
-    style: Annotated[str, typer.Option("--format", help="html or markdown.")] = "html",
+    style: Annotated[str, typer.Option("--format", help="html, markdown, or figures: svg, pdf, png.")] = "html",
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="File to write; Markdown goes to the screen without it.")
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="File to write, of figures the folder; Markdown goes to the screen without it."
+        ),
     ] = None,
 ) -> None:
-    """Write a study's page as one offline HTML file, or its table as Markdown."""
+    """Write a study's page as one offline HTML file, its table as Markdown, or its figures for a paper."""
     if style not in _FORMATS:
         raise UserError(f"--format: {style!r} is none of {', '.join(_FORMATS)}.")
     from efficientllm.cli._tables import study_table_of, write_page
@@ -31,6 +34,12 @@ def report(
         typer.echo(write_page(results, study)[1])
         return
     table, measurements = study_table_of(results, study)
+    if style in _FORMATS[2:]:
+        from efficientllm.report.figures.write import write_figures
+
+        for file in write_figures(table, measurements, output or results / study / "figures", style):
+            typer.echo(file)
+        return
     if style == "html":
         assert output is not None
         from efficientllm.report.html import page

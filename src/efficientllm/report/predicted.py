@@ -106,7 +106,7 @@ def predictions(measurements: Sequence[Measurement]) -> list[Prediction]:
 
 
 def _told(record: Measurement, quantity: Quantity) -> bool:
-    """Whether something was predicted and came; of the peak also where it cannot be told, or where there was no room."""
+    """Whether something was predicted and came; of the peak also where that cannot be told."""
     predicted = record.figures.get(quantity.figure, 0.0) > 0
     return predicted and (quantity.bounds or (record.outcome != "oom" and quantity.came(record) is not None))
 

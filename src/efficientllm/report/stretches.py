@@ -56,9 +56,7 @@ def spans(windows: Sequence[Window]) -> list[tuple[float, float]]:
     return found
 
 
-def stretches(
-    windows: Sequence[Window], places: Sequence[tuple[float, float]], names: Sequence[str]
-) -> list[Stretch]:
+def stretches(windows: Sequence[Window], places: Sequence[tuple[float, float]], names: Sequence[str]) -> list[Stretch]:
     """Return what the meters said of a quantity, span by span; what two windows hold is taken once.
 
     Args:

@@ -116,9 +116,7 @@ def _lasts(window: Window) -> bool:
     return window.end_s > window.begin_s
 
 
-def _panel(
-    title: str, unit: str, found: Sequence[Stretch], begin_s: float, points: int, absent: str
-) -> Panel:
+def _panel(title: str, unit: str, found: Sequence[Stretch], begin_s: float, points: int, absent: str) -> Panel:
     lines = drawn(found, begin_s, points)
     if not lines:
         return Panel(title=title, unit=unit, absent=absent)
