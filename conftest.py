@@ -7,6 +7,7 @@ Triton is published for Linux alone: where it is missing, doctests leave its ker
 """
 
 import os
+from collections import Counter
 from importlib.util import find_spec
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
@@ -20,3 +21,11 @@ collect_ignore_glob = [] if _HAS_TRITON else ["src/*_kernel.py", "src/*_kernel_o
 def pytest_report_header() -> str:
     """Say whether the kernels are among what is tested."""
     return "triton: installed" if _HAS_TRITON else "triton: not installed, modules with its kernels are left out"
+
+
+def pytest_terminal_summary(terminalreporter) -> None:  # noqa: ANN001
+    """Say what was left out, and why: a test that did not run is no test that passed."""
+    reports = terminalreporter.stats.get("skipped", [])
+    reasons = Counter(report.longrepr[2] for report in reports if isinstance(report.longrepr, tuple))
+    for reason, number in reasons.items():
+        terminalreporter.write_line(f"left out: {number} {'test' if number == 1 else 'tests'}: {reason}")

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
-from tests.chromium import Browser
+from tests import chromium
+from tests.chromium import Browser, executable
 
 from efficientllm import units
 from efficientllm.analysis.examples import VARIANTS, example_study
 from efficientllm.analysis.leaderboard import study_table
+from efficientllm.records.grid import Grid
 from efficientllm.report import html
 
 #: Names that every format must escape.
@@ -107,6 +109,10 @@ def test_search_and_filters_leave_the_rows_that_match_in_all_tables(page):
     select(page, "stage", "inference")
     assert names(page) == [] and names(page, "s2")
     page.click("#reset")
+    select(page, "show", "out of memory")
+    assert page.texts("#s4 .outcome strong") == ["out of memory"] and names(page) == []
+    select(page, "show", "ok")
+    assert page.texts("#s4 .outcome") == [] and len(names(page)) == 4
     select(page, "show", "failed")
     assert page.texts("#s4 .outcome strong") == ["out of memory"] and names(page) == []
 
@@ -139,7 +145,13 @@ def test_a_figure_opens_its_evidence_and_leads_to_its_raw_records(page, study):
     page.click('#s1 tr:nth-child(2) td[data-key="latency_median"]')
     [text] = page.texts("#evidence-of")
     assert text.startswith("gqa · Step")
-    for said in ("95 % interval", "against the baseline", "series step_s", "step_s read by time.perf_counter"):
+    for said in (
+        "95 % interval",
+        "tied with",
+        "against the baseline",
+        "series step_s",
+        "step_s read by time.perf_counter",
+    ):
         assert said in text
     links = page.js("[...document.querySelectorAll('#evidence-of a')].map(a => a.href)")
     assert len(links) == 3
@@ -217,6 +229,18 @@ def test_the_page_fits_its_width_in_light_and_dark(page, width, dark):
         "(() => { const r = document.querySelector('#evidence-of').getBoundingClientRect(); return [r.left, r.right]; })()"
     )
     assert box[0] >= 0 and box[1] <= width
+
+
+def test_grids_and_cells_of_words_fit_a_phone_too(browser, tmp_path):
+    points = tuple(Grid(batch=batch, tokens=tokens) for batch in (1, 4, 16, 64) for tokens in (512, 8192))
+    records = example_study(decode=points)
+    file = tmp_path / "report.html"
+    file.write_text(html.page(study_table("grid", records), records), encoding="utf-8")
+    page = browser.open(file, width=390)
+    assert page.texts("#x1 td.words") and names(page, "g2")[0] == "batch 1, 512 tokens"
+    assert page.js("document.documentElement.scrollWidth") <= 390 and page.complaints() == []
+    page.click('#s1 td[data-key="memory_mean"]')
+    page.close()
 
 
 def test_the_reader_may_choose_the_colours(page):
@@ -325,3 +349,14 @@ def test_no_text_of_a_study_becomes_markup_when_the_scripts_write_it(browser, tm
     assert page.texts("#evidence-title") == [f"{hostile} · Memory"]
     assert page.js("document.querySelectorAll('img').length") == 0 and page.complaints() == []
     page.close()
+
+
+def test_a_browser_that_is_named_and_missing_fails_and_none_at_all_is_said(monkeypatch):
+    monkeypatch.setenv("EFFICIENTLLM_CHROMIUM", "/no/such/browser")
+    with pytest.raises(pytest.fail.Exception, match="/no/such/browser"):
+        executable()
+    monkeypatch.setenv("EFFICIENTLLM_CHROMIUM", "")
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(chromium, "_NAMES", ("chromium",))
+    with pytest.raises(pytest.skip.Exception, match="EFFICIENTLLM_CHROMIUM"):
+        executable()

@@ -40,6 +40,11 @@ function dots(column, cell) { // where the repeats lie beside their interval
   place("s", share(cell.v));
   return [node];
 }
+function rankSentence(table, column, index, cell) {
+  if (cell.k > 0) return String(cell.k);
+  const others = table.names.filter((_, other) => other !== index && cellOf(table, column.key, other).k === cell.k);
+  return `${-cell.k}, tied with ${others.slice(0, 8).join(", ")}${others.length > 8 ? ` and ${others.length - 8} more` : ""}`;
+}
 function facts(table, column, index) {
   const cell = column ? cellOf(table, column.key, index) : { n: null };
   const list = make("dl", { className: "facts" });
@@ -53,7 +58,7 @@ function facts(table, column, index) {
   if (cell.v !== null && cell.t === null) {
     list.append(...fact("estimate", [`${figureText(column, cell.v)} `, make("small", { textContent: `${cell.v} ${column.unit || ""}` })]), ...fact("interval", intervalText(column, cell)));
     list.append(...fact("verdict", againstText(cell)));
-    if (cell.k !== null) list.append(...fact("rank", cell.k < 0 ? `${-cell.k}, shared with a row that cannot be told from it` : `${cell.k}`));
+    if (cell.k !== null) list.append(...fact("rank", rankSentence(table, column, index, cell)));
   }
   list.append(...fact("metric", [column.meaning || column.title, column.symbol ? ` (the paper's ${column.symbol})` : ""].join("")));
   list.append(...fact("computed from", column.reads ? coded(column.reads) : ""), ...fact("source", sourcesOf(table, column)));

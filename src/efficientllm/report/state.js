@@ -35,10 +35,15 @@ function goTo(id) {
 }
 document.addEventListener("click", (event) => {
   const link = event.target.closest('a[href^="#"]');
-  if (!link) return;
+  if (!link || !chosen.size) return; // without choices the browser does it
   event.preventDefault();
-  const id = link.getAttribute("href").slice(1);
-  if (chosen.size) choose({ at: id }); else history.replaceState(null, "", `#${id}`);
-  goTo(id);
+  chosen.set("at", link.getAttribute("href").slice(1));
+  writeAddress();
+  goTo(choiceOf("at"));
 });
-addEventListener("hashchange", () => { readAddress(); listeners.forEach((listener) => listener()); goTo(choiceOf("at") || location.hash.slice(1)); });
+addEventListener("hashchange", () => {
+  const before = String([...chosen]);
+  readAddress();
+  if (String([...chosen]) !== before) listeners.forEach((listener) => listener());
+  goTo(choiceOf("at") || location.hash.slice(1));
+});

@@ -9,6 +9,7 @@ function columnsOf(table) {
   const picked = table.picks ? pickedMetrics() : [];
   return table.columns.filter((column) => isPicked(picked, column.key, column.head));
 }
+const SHOWN = ["", "front", "ok", "failed"]; // else the name of an outcome
 function matches(table, index) {
   if (table.rowsAre !== "technique") return true;
   const words = choiceOf("q").toLowerCase().split(/\s+/).filter(Boolean), show = choiceOf("show");
@@ -17,6 +18,7 @@ function matches(table, index) {
   if (show === "front" && !(table.front.includes(index) || (table.baseline.includes(index) && table.front.length))) return false;
   if (show === "ok" && isFailed(table, index)) return false;
   if (show === "failed" && !isFailed(table, index)) return false;
+  if (!SHOWN.includes(show) && show !== at(table.outcome, index)) return false;
   return [...chosen].every(([key, value]) => {
     const own = key.startsWith("axis.") ? axisValue(table, key.slice(5), index) : undefined;
     return own === undefined || own === "" || own === value;

@@ -45,7 +45,7 @@ function tools() {
   const form = document.getElementById("tools"), updates = [];
   if (!data.tables.length) return () => {};
   form.addEventListener("submit", (event) => event.preventDefault());
-  const search = make("input", { type: "search", placeholder: "Search techniques", ariaLabel: "Search techniques", value: choiceOf("q") });
+  const search = make("input", { type: "search", placeholder: "Search …", ariaLabel: "Search techniques", value: choiceOf("q") });
   search.addEventListener("input", () => choose({ q: search.value.trim() }));
   updates.push(() => { if (search.value.trim() !== choiceOf("q")) search.value = choiceOf("q"); });
   const metrics = picker(), pick = make("button", { type: "button", className: "quiet", id: "pick", onclick: metrics.open });
@@ -55,7 +55,8 @@ function tools() {
     node.name = key;
     updates.push(() => { node.value = choiceOf(key); });
   };
-  select("rows", "show", [["", "all"], ["front", "on the front"], ["ok", "measured"], ["failed", "without figures"]]);
+  const ended = [...new Set(data.tables.flatMap((table) => table.outcome))].filter(Boolean);
+  select("rows", "show", [["", "all"], ["front", "on the front"], ["ok", "measured"], ...(ended.length ? [["failed", "without figures"]] : []), ...ended.map((word) => [word, word])]);
   const stages = [...new Set(data.tables.map((table) => table.stage))];
   if (stages.length > 1) select("stage", "stage", [["", "all"], ...stages.map((stage) => [stage, stage])]);
   for (const [axis, values] of axesOf()) select(axis, `axis.${axis}`, [["", "all"], ...[...values].map((value) => [value, value])]);
