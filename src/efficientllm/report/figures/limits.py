@@ -36,7 +36,8 @@ def _figure(chart: RoofChart, ink: Mapping[str, Ink]) -> Figure:
     for point in chart.points:
         axes.errorbar(
             point.intensity, point.rate, yerr=[[point.rate - point.low], [point.high - point.rate]],
-            color=ink[point.name].colour, marker=ink[point.name].marker, markersize=4.5, markerfacecolor="white", markeredgewidth=1.1, elinewidth=0.8,
+            color=ink[point.name].colour, marker=ink[point.name].marker, markersize=4.5, markerfacecolor="white",
+            markeredgewidth=1.1, elinewidth=0.8,
             linestyle="none", label=f"{point.name}, {100 * point.attained:.0f} %", zorder=3,
         )  # fmt: skip
     axes.set_xscale("log")
