@@ -1,7 +1,7 @@
 // Trade-offs: two metrics of one window, each technique with its intervals, and the front of these two.
 function scatter() {
   const figure = document.getElementById("scatter"), form = document.getElementById("scatter-controls");
-  const usable = data.sections.filter((section) => section.rows.length);
+  const usable = data.sections.map((section, i) => ({ ...section, id: `s${i + 1}` })).filter((section) => section.rows.length);
   if (!usable.length) {
     empty(figure, "There is nothing to draw yet.");
     return () => {};
@@ -47,7 +47,7 @@ function scatter() {
     const line = frontLine(marks.filter((mark) => mark.front), x, y, box);
     if (line) svg.append(draw("path", { class: "front", d: line }));
     const taken = marks.map((mark) => ({ left: mark.px - 8, right: mark.px + 8, top: mark.py - 8, bottom: mark.py + 8 }));
-    const groups = new Map(marks.map((mark) => [mark, markOf(figure, mark, x, y, xAt, yAt)]));
+    const groups = new Map(marks.map((mark) => [mark, markOf(figure, section, mark, x, y, xAt, yAt)]));
     for (const mark of marks) svg.append(groups.get(mark));
     const weight = (mark) => (mark.row.baseline ? 2 : 0) + (mark.front ? 1 : 0);
     for (const mark of [...marks].sort((a, b) => weight(b) - weight(a))) labelled(groups.get(mark), mark, box, taken);
@@ -64,7 +64,7 @@ function frontLine(front, x, y, box) {
   const steps = order.slice(1).map((mark) => `H${mark.px.toFixed(1)}V${mark.py.toFixed(1)}`).join("");
   return `M${first.px.toFixed(1)} ${worseY}V${first.py.toFixed(1)}${steps}H${worseX}`;
 }
-function markOf(figure, mark, x, y, xAt, yAt) {
+function markOf(figure, section, mark, x, y, xAt, yAt) {
   const { row, px, py } = mark, ink = colour(row.name), [, lx, hx] = mark.x, [, ly, hy] = mark.y;
   const group = draw("g", { class: mark.beaten.length ? "mark beaten" : "mark", tabindex: 0, role: "img", stroke: ink, "stroke-width": 1.5 });
   if (lx !== null) group.append(draw("line", { x1: xAt(lx), x2: xAt(hx), y1: py, y2: py, opacity: 0.7 }));
@@ -83,7 +83,19 @@ function markOf(figure, mark, x, y, xAt, yAt) {
   group.setAttribute("aria-label", text.replaceAll("\n", ", "));
   group.dataset.name = row.name;
   tip(figure, group, text);
+  const open = () => { hideBubble(figure); openRecordsOf(section, y.key, row.name, group); };
+  group.addEventListener("click", open);
+  group.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter") return;
+    event.preventDefault(); // else it would press the button that gets the focus
+    open();
+  });
   return group;
+}
+function openRecordsOf(section, key, name, node) { // the evidence of the upward metric, with its raw records
+  const table = [tablesById.get(section.id), ...data.tables].find((one) => one && one.picks && one.heading === section.heading && one.names.includes(name));
+  const column = table && table.columns.find((one) => one.key === key);
+  if (column) showEvidence(table, column, table.names.indexOf(name), node);
 }
 function labelled(group, mark, box, taken) { // where there is room; the hint has the name in any case
   const size = textWidth(mark.name, "600 13px") + 2, { px, py } = mark;

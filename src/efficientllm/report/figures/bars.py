@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from efficientllm.analysis.catalogue import group_of
 from efficientllm.analysis.table import Column, Row, Section
 from efficientllm.report import marks
-from efficientllm.report.figures.look import QUIET, WIDTH, Ink, arrow, scale_of
+from efficientllm.report.figures.look import QUIET, Ink, arrow, new_panels, scale_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 #: Inches of a row, and of what surrounds the rows of a panel.
 _ROW, _AROUND = 0.135, 0.5
@@ -22,11 +24,8 @@ def figure(keys: Sequence[str], section: Section, ink: Mapping[str, Ink]) -> Fig
     columns = [column for column in section.columns if column.key in keys and len(_with(rows, column)) > 1]
     if not columns:
         return None
-    height = sum(_AROUND + _ROW * len(_with(rows, column)) for column in columns)
-    made = Figure(figsize=(WIDTH, height), layout="constrained")
-    heights = [_AROUND + _ROW * len(_with(rows, column)) for column in columns]
-    panels = made.subplots(len(columns), 1, squeeze=False, height_ratios=heights)
-    for axes, column in zip(panels[:, 0], columns, strict=True):
+    made, panels = new_panels([_AROUND + _ROW * len(_with(rows, column)) for column in columns])
+    for axes, column in zip(panels, columns, strict=True):
         _panel(axes, column, _with(rows, column), ink)
     made.suptitle(marks.heading(section.stage, section.window), fontsize=7, color=QUIET, x=0.01, ha="left")
     return made

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.transforms import Bbox
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 
 _SIZE = 6.5
 #: Offsets in points, and how the text stands to its point.
@@ -27,6 +29,8 @@ class Label:
 
 def place(figure: Figure, axes: Axes, labels: Sequence[Label]) -> None:
     """Write each name at the first of its places that is free; one without a free place is left out."""
+    from matplotlib.transforms import Bbox
+
     figure.draw_without_rendering()
     marks = axes.transData.transform([(label.x, label.y) for label in labels])
     point = figure.dpi / 72

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from efficientllm.analysis.table import Section
 from efficientllm.records.measurement import Measurement
 from efficientllm.report.figures.look import HEIGHT, QUIET, TEXT, Ink, new_figure
 from efficientllm.report.roofline import RoofChart, roof_charts
 from efficientllm.units import quantity_text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 def figures(

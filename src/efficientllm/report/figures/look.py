@@ -9,13 +9,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import matplotlib
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from efficientllm.analysis.table import Column
 from efficientllm.units import quantity_text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 #: Inches: a column of a two-column paper.
 WIDTH, HEIGHT = 3.35, 2.35
@@ -37,6 +38,8 @@ _DECIMAL = (*(10.0**k for k in range(-9, 18, 3)), 0.01, 60.0, 3600.0)
 
 def applied() -> contextlib.AbstractContextManager[None]:
     """Return the context in which figures are drawn and saved; settings of the user's own do not count."""
+    import matplotlib
+
     settings = {**matplotlib.rcParamsDefault, "backend": "agg", **_SETTINGS}
     context: contextlib.AbstractContextManager[None] = matplotlib.rc_context(settings)
     return context
@@ -69,8 +72,16 @@ def inks(names: Sequence[str]) -> dict[str, Ink]:
 
 def new_figure(height: float = HEIGHT) -> tuple[Figure, Axes]:
     """Return a figure of a column's width and its one plot."""
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    return figure, figure.subplots()
+    figure, panels = new_panels([height])
+    return figure, panels[0]
+
+
+def new_panels(heights: Sequence[float]) -> tuple[Figure, list[Axes]]:
+    """Return a figure of a column's width with a plot of each height below the one before."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH, sum(heights)), layout="constrained")
+    return figure, list(figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0])
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from itertools import combinations
-
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from efficientllm.analysis.section import PARETO
 from efficientllm.analysis.table import Cell, Row, Section
@@ -14,6 +12,10 @@ from efficientllm.report import marks
 from efficientllm.report.figures.labels import Label, place
 from efficientllm.report.figures.look import QUIET, Ink, Scale, arrow, new_figure, scale_of
 from efficientllm.report.plane import Standing, standings
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _FADED = 0.35
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from efficientllm.records.measurement import Measurement
 from efficientllm.report.curves import Curve, curves
 from efficientllm.report.figures.look import QUIET, Ink, Scale, new_figure, scale_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _KINDS = {"tokens": ("tokens", "count"), "seconds": ("time", "s"), "joules": ("energy", "j")}
 #: More techniques than this, and their names stand in two columns.

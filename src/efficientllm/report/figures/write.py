@@ -14,6 +14,8 @@ from efficientllm.analysis.table import Section, StudyTable
 from efficientllm.errors import ResultsError, UserError
 from efficientllm.records.measurement import Measurement
 from efficientllm.report import fitting, marks
+from efficientllm.report.figures import bars, limits, tradeoffs, training
+from efficientllm.report.figures.look import applied, inks
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,12 +44,12 @@ def write_figures(table: StudyTable, measurements: Sequence[Measurement], folder
         UserError: matplotlib is not installed.
         ResultsError: the folder cannot be written, or there is nothing to draw.
     """
-    look = _look()
+    _need_matplotlib()
     written = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with look.applied():
-            for name, figure in _figures(table, measurements, look.inks):
+        with applied():
+            for name, figure in _figures(table, measurements):
                 file = folder / f"{name}.{style}"
                 figure.savefig(file, format=style, metadata=_UNDATED[style])
                 written.append(file)
@@ -58,20 +60,16 @@ def write_figures(table: StudyTable, measurements: Sequence[Measurement], folder
     return written
 
 
-def _look() -> Any:
+def _need_matplotlib() -> None:
     try:
-        return importlib.import_module("efficientllm.report.figures.look")
+        importlib.import_module("matplotlib")
     except ModuleNotFoundError as error:
-        if error.name != "matplotlib":
-            raise
         raise UserError(
             "figures need matplotlib: pip install 'efficientllm[figures]' (or take --format html)."
         ) from error
 
 
-def _figures(table: StudyTable, measurements: Sequence[Measurement], inks: Any) -> Iterator[tuple[str, Figure]]:
-    from efficientllm.report.figures import bars, limits, tradeoffs, training
-
+def _figures(table: StudyTable, measurements: Sequence[Measurement]) -> Iterator[tuple[str, Figure]]:
     names = fitting.detailed(table.sections)[:_MOST]
     records = fitting.of_techniques(measurements, names)
     sections = apart(fitting.only(study_table(table.study, records, detail=True).sections, names))

@@ -1,0 +1,207 @@
+"""The page's charts in a real browser: what a pointer and a keyboard read off them, in light and dark, on a phone."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace as changed
+
+import pytest
+from msgspec.structs import replace
+from tests.chromium import Browser
+
+from efficientllm.analysis.examples import VARIANTS, example_study
+from efficientllm.analysis.leaderboard import study_table
+from efficientllm.records.series import Series
+from efficientllm.report.html import page as make_page
+from efficientllm.report.plane import standings
+
+#: One that is beaten in all, one whose name is hostile.
+SLOW = changed(VARIANTS[1], name="slow", train_s=1.4, decode_s=1.6, memory=1.3, bits=2.6)
+ODD = changed(VARIANTS[2], name='<b>"x" & {{ y }}')
+CHARTS = ("scatter", "roofline", "curves", "timeline")
+
+
+def _whole():
+    """A study whose training curves have joules, and whose power is read."""
+    for m in example_study(kind="cuda", energy=True, variants=(*VARIANTS, SLOW, ODD)):
+        if m.find("curve"):
+            loss = m.find("curve").find("loss")
+            energy = replace(
+                loss, name="energy_j", unit="j", values=tuple(300.0 * at for at in loss.at_s), source="nvml"
+            )
+            watts = Series(
+                name="power_w", unit="w", at_s=loss.at_s, values=tuple(300.0 for _ in loss.at_s), source="nvml"
+            )
+            m = replace(m, windows=(replace(m.find("curve"), series=(loss, energy, watts)), *m.windows[1:]))
+        yield m
+
+
+STUDY = list(_whole())
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory):
+    file = tmp_path_factory.mktemp("charts") / "report.html"
+    file.write_text(make_page(study_table("q", STUDY), STUDY), encoding="utf-8")
+    with Browser() as browser:
+        yield browser.open(file)
+
+
+@pytest.fixture
+def page(shown):
+    shown.look(1400)
+    yield shown
+    assert shown.complaints() == []
+    assert [address for address in shown.requests() if not address.startswith("file:")] == []
+
+
+def pick(page, chart, label, value):
+    """Choose a value of the control that a label names."""
+    page.js(
+        f"""(() => {{ const l = [...document.querySelectorAll('#{chart}-controls label')].find(l => l.textContent.startsWith({json.dumps(label)}));
+        const c = l.querySelector('select, input'); if (c.type === 'checkbox') c.checked = {json.dumps(value)}; else {{
+        const o = [...c.options].find(o => o.textContent === {json.dumps(value)} || o.value === {json.dumps(value)}); if (!o) throw Error('no ' + {json.dumps(value)}); c.value = o.value; }}
+        c.dispatchEvent(new Event('change')); }})()"""
+    )
+
+
+def mark(chart, name):
+    return f'#{chart} [data-name="{name}"]'
+
+
+def test_every_chart_is_drawn(page):
+    for chart in CHARTS:
+        assert page.js(f"document.querySelectorAll('#{chart} svg path, #{chart} svg circle').length") >= 3, chart
+        assert page.js(f"document.querySelector('#{chart} > svg').getAttribute('aria-label')")
+    assert page.texts("#predicted") == []
+
+
+def test_the_pointer_and_the_keyboard_get_a_points_figures(page):
+    pick(page, "scatter", "window", "pretrain")
+    pick(page, "scatter", "across", "latency_median")
+    pick(page, "scatter", "upwards", "bits_per_byte")
+    page.hover(mark("scatter", "mla"))
+    [told] = page.texts("#scatter .tip")
+    assert told.startswith("mla\nStep: ") and "Bits/byte: 2.2" in told and " to " in told
+    page.js(f"document.querySelector({json.dumps(mark('scatter', 'gqa'))}).focus()")
+    assert page.texts("#scatter .tip")[0].startswith("gqa")
+    page.press("ArrowRight")
+    assert page.js("document.activeElement.dataset.name") not in (None, "gqa")
+    page.press("Escape")
+    assert page.texts("#scatter .tip") == []
+
+
+def test_a_point_leads_to_its_raw_records(page):
+    pick(page, "scatter", "window", "pretrain")
+    page.js(f"document.querySelector({json.dumps(mark('scatter', 'gqa'))}).focus()")
+    page.press("Enter")
+    assert page.texts("#evidence-title")[0].startswith("gqa · ")
+    assert page.js("document.querySelectorAll('#evidence-of a[href^=\"measurements/\"]').length") == 3
+    page.press("Escape")
+
+
+@pytest.mark.parametrize(
+    ("x", "y"), [("latency_median", "bits_per_byte"), ("tokens_per_s", "memory_mean"), ("mfu", "latency_median")]
+)
+def test_the_front_on_screen_is_the_one_on_paper(page, x, y):
+    [section] = [s for s in study_table("q", STUDY, detail=True).sections if s.stage == "pretrain"]
+    better = tuple(next(c.better for c in section.columns if c.key == key) for key in (x, y))
+    found = standings([(row.technique, row.cells[x], row.cells[y]) for row in section.rows], better)
+    pick(page, "scatter", "window", "pretrain")
+    pick(page, "scatter", "across", x)
+    pick(page, "scatter", "upwards", y)
+    said = {
+        name: (text, faded)
+        for name, text, faded in page.js(
+            "[...document.querySelectorAll('#scatter .mark')].map(m => [m.dataset.name, m.getAttribute('aria-label'), m.classList.contains('beaten')])"
+        )
+    }
+    assert {name for name, (text, _) in said.items() if "on the front" in text} == {
+        n for n, s in found.items() if s.front
+    }
+    assert {name for name, (_, faded) in said.items() if faded} == {n for n, s in found.items() if s.beaten_by} != set()
+    assert page.js("document.querySelectorAll('#scatter path.front').length") == 1
+
+
+def test_axes_can_be_logarithmic_and_ticks_differ(page):
+    pick(page, "scatter", "window", "pretrain")
+    before = page.js("document.querySelector('#scatter .mark rect').getAttribute('x')")
+    pick(page, "scatter", "log x", True)
+    ticks = page.js(
+        "[...document.querySelectorAll('#scatter text[text-anchor=middle]:not(.label)')].map(t => t.textContent)"
+    )
+    assert len(ticks) == len(set(ticks)) > 1
+    assert page.js("document.querySelector('#scatter .mark rect').getAttribute('x')") != before
+    pick(page, "scatter", "log x", False)
+
+
+@pytest.mark.parametrize("against", ["tokens", "seconds", "joules"])
+def test_the_loss_is_read_against_what_was_spent(page, against):
+    pick(page, "curve", "against", against)
+    page.hover("#curves svg[viewBox][tabindex]")
+    [told] = page.texts("#curves .tip")
+    assert {"mha", "mla", "slow"} <= {line.split("  ")[-1] for line in told.splitlines()[1:]}
+    losses = [float(line.split("  ")[0]) for line in told.splitlines()[1:]]
+    assert losses == sorted(losses)
+    page.js("document.querySelector('#curves svg[tabindex]').focus()")
+    page.press("ArrowLeft", "ArrowLeft")
+    assert page.texts("#curves .tip")[0] != told
+
+
+def test_a_technique_is_hidden_and_shown_by_its_key(page):
+    many = page.js("document.querySelectorAll('#curves > svg > path').length")
+    page.js("document.querySelector('#curves .key button').focus()")
+    page.press("Enter")
+    assert page.js("document.querySelectorAll('#curves > svg > path').length") == many - 4
+    assert page.js("document.activeElement.getAttribute('aria-pressed')") == "false"
+    page.press("Enter")
+    assert page.js("document.querySelectorAll('#curves > svg > path').length") == many
+
+
+def test_any_trial_is_shown_over_time_with_its_windows_and_its_record(page):
+    pick(page, "timeline", "stage", "inference")
+    pick(page, "timeline", "technique", "mla")
+    pick(page, "timeline", "repeat", "2")
+    [record] = [m for m in STUDY if (m.trial.stage, m.trial.technique(), m.trial.repeat) == ("inference", "mla", 2)]
+    assert (
+        page.js("document.querySelector('#timeline figcaption a').getAttribute('href')")
+        == f"measurements/{record.id}.json"
+    )
+    bands = page.js("[...document.querySelectorAll('#timeline .band title')].map(t => t.textContent.split('\\n')[0])")
+    assert bands == ["prefill 1 × 512", "decode 1 × 8192", "decode 16 × 8192", "quality"]
+    assert "only a few seconds long" in page.texts("#timeline .warnings")[0]
+    pick(page, "timeline", "stage", "pretrain")
+    page.js("document.querySelector('#timeline svg[tabindex]').focus()")
+    page.press(*["ArrowRight"] * 24)
+    [told] = page.texts("#timeline .tip")
+    assert "memory: " in told and "power: 300 W" in told and "MiB" in told
+
+
+def test_a_point_under_the_roof_tells_what_binds_it(page):
+    page.hover(mark("roofline", "gqa"))
+    [told] = page.texts("#roofline .tip")
+    assert "FLOP/byte" in told and ("memory binds" in told or "compute binds" in told) and "% of its limit" in told
+    assert "cache_resident" in page.texts("#roofline-absent")[0]
+
+
+@pytest.mark.parametrize("width", [390, 800, 1400])
+def test_charts_fit_the_width_and_no_label_lies_on_another(page, width):
+    page.look(width, dark=True)
+    page.js("new Promise((done) => setTimeout(done, 250))")
+    assert page.js("document.documentElement.scrollWidth") <= width
+    boxes = page.js(
+        "[...document.querySelectorAll('#scatter text.label')].map(t => { const r = t.getBoundingClientRect(); return [r.left, r.top + 3, r.right, r.bottom - 3]; })"
+    )
+    assert len(boxes) >= 3
+    for i, a in enumerate(boxes):
+        assert all(a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1] for b in boxes[:i])
+
+
+def test_charts_follow_the_theme_and_go_to_paper(page):
+    ink = "getComputedStyle(document.querySelector('#scatter .mark')).stroke"
+    light = page.js(ink)
+    page.look(1400, dark=True)
+    assert page.js(ink) != light
+    page.look(1400, media="print")
+    assert page.js("getComputedStyle(document.querySelector('#scatter-controls')).display") == "none"
+    assert page.js("document.querySelector('#timeline').getBoundingClientRect().width") <= 622
