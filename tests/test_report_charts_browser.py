@@ -40,15 +40,21 @@ STUDY = list(_whole())
 
 
 @pytest.fixture(scope="module")
-def shown(tmp_path_factory):
+def browser():
+    with Browser() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def shown(browser, tmp_path_factory):
     file = tmp_path_factory.mktemp("charts") / "report.html"
     file.write_text(make_page(study_table("q", STUDY), STUDY), encoding="utf-8")
-    with Browser() as browser:
-        yield browser.open(file)
+    return browser.open(file)
 
 
 @pytest.fixture
 def page(shown):
+    shown.call("Page.bringToFront")
     shown.look(1400)
     yield shown
     assert shown.complaints() == []
@@ -205,3 +211,27 @@ def test_charts_follow_the_theme_and_go_to_paper(page):
     page.look(1400, media="print")
     assert page.js("getComputedStyle(document.querySelector('#scatter-controls')).display") == "none"
     assert page.js("document.querySelector('#timeline').getBoundingClientRect().width") <= 622
+
+
+def test_charts_are_drawn_for_the_width_of_paper_and_say_what_they_show(page):
+    wide = "document.querySelector('#scatter > svg').viewBox.baseVal.width"
+    pick(page, "scatter", "window", "pretrain")
+    for label, value in (("stage", "pretrain"), ("technique", "mha"), ("repeat", "0")):
+        pick(page, "timeline", label, value)
+    page.js("dispatchEvent(new Event('beforeprint'))")
+    assert page.js(wide) == 598
+    assert page.texts("#scatter figcaption")[0].startswith("pretrain. ")
+    assert page.texts("#timeline figcaption")[0].startswith("pretrain · mha, repeat 0. ")
+    page.js("dispatchEvent(new Event('afterprint'))")
+    assert page.js(wide) > 900
+
+
+@pytest.mark.parametrize("study", [[], STUDY[:1]], ids=["nothing", "one record"])
+def test_charts_of_little_say_so_without_a_complaint(browser, tmp_path, study):
+    file = tmp_path / "report.html"
+    file.write_text(make_page(study_table("q", study), study), encoding="utf-8")
+    opened = browser.open(file)
+    said = [opened.texts(f"#{chart} > p") for chart in CHARTS]
+    assert all(said) if not study else not said[2] and not said[3]
+    assert opened.complaints() == []
+    opened.close()

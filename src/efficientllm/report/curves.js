@@ -22,7 +22,7 @@ function curves() {
     const seen = all.filter((curve) => !hidden.has(curve.technique)), shown = seen.length ? seen : all;
     const [title, unit] = kinds[state.x];
     const x = { title, unit, log: false, ends: [0, Math.max(...shown.flatMap((curve) => curve[state.x])) * 1.02], better: "" };
-    const y = { title: "training loss, nats/token", unit: "nats/token", log: false, better: "low", ends: range(shown.flatMap((curve) => curve.loss), false) };
+    const y = { title: `training loss of ${state.stage}, nats/token`, unit: "nats/token", log: false, better: "low", ends: range(shown.flatMap((curve) => curve.loss), false) };
     figure.dataset.label = `training loss against ${title}, ${state.stage}; arrow keys read figures`;
     const { svg, box, xAt, yAt } = frame(figure, x, y);
     const means = [];

@@ -37,7 +37,7 @@ function roofline() {
     walkable(figure, svg);
     figure.append(keyOf(techniques, hidden, paint), svg);
     if (picked.length > 1) figure.append(shapesOf(picked));
-    figure.append(make("figcaption", { textContent: roofsText(roofs) }));
+    figure.append(make("figcaption", { textContent: `${picked.length > 1 ? "" : `${picked[0].heading}. `}${roofsText(roofs)}` }));
   }
   paint();
   return paint;

@@ -52,7 +52,7 @@ function scatter() {
     const weight = (mark) => (mark.row.baseline ? 2 : 0) + (mark.front ? 1 : 0);
     for (const mark of [...marks].sort((a, b) => weight(b) - weight(a))) labelled(groups.get(mark), mark, box, taken);
     walkable(figure, svg);
-    figure.append(svg, legendOf(x, y, standing.size > 0));
+    figure.append(svg, legendOf(section, x, y, standing.size > 0));
   }
   fill();
   return paint;
@@ -113,10 +113,10 @@ function labelled(group, mark, box, taken) { // where there is room; the hint ha
   taken.push(boxOf(place));
   group.append(draw("text", { class: "label", x: px + place[0], y: py + place[1], "text-anchor": place[2], stroke: "none" }, mark.name));
 }
-function legendOf(x, y, judged) {
+function legendOf(section, x, y, judged) {
   const plain = [x, y].filter((column) => !column.better).map((column) => column.title);
   const text = judged
     ? "■ baseline · filled: on the front of these two metrics (stepped line), by the estimates · faded: beaten beyond the 95 % intervals"
     : `■ baseline · no front: ${plain.join(" and ")} ${plain.length > 1 ? "have" : "has"} no better side`;
-  return make("figcaption", { textContent: text });
+  return make("figcaption", { textContent: `${section.heading}. ${text}` });
 }

@@ -107,7 +107,7 @@ function told(trial) {
     .map((panel) => `${panel.title}: ${panel.whole} readings (${panel.source})`);
   const cautions = [...trial.bands.flatMap((band) => band.cautions), ...trial.cautions];
   const caption = make("figcaption", {}, [
-    `${trial.outcome === "ok" ? "" : `Ended ${trial.outcome}. `}${before.length ? `Phases: ${before.join(", ")}. ` : ""}${read.join(" · ")}. Peaks and dips are kept; every reading is in `,
+    `${trial.stage} · ${trial.technique}, repeat ${trial.repeat}${trial.outcome === "ok" ? "" : `, ended ${trial.outcome}`}. ${before.length ? `Phases: ${before.join(", ")}. ` : ""}${read.join(" · ")}. Peaks and dips are kept; every reading is in `,
     recordLink(data.records.id.indexOf(trial.id)), ".",
   ]);
   const list = make("ul", { className: "warnings" }, cautions.map((text) => make("li", { textContent: `⚠ ${text}` })));
