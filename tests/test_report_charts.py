@@ -67,7 +67,7 @@ def test_a_single_slow_step_of_5000_is_still_on_the_page_and_the_record_has_all(
 def test_what_two_windows_hold_is_drawn_once_and_time_ascends():
     at_s, values = (1.0, 2.0, 3.0, 4.0), (5.0, 6.0, 7.0, 8.0)
     held = Series(name="process_memory_bytes", unit="bytes", at_s=at_s, values=values, source="rss")
-    part = replace(held, at_s=at_s[1:], values=values[1:])
+    part = replace(held, at_s=(*at_s[1:], 4.4), values=(*values[1:], 9.0))
     later = replace(held, at_s=(9.0,), values=(2.0,))
     windows = (
         Window(name="curve", begin_s=0.5, end_s=4.5, series=(held,)),
@@ -76,7 +76,7 @@ def test_what_two_windows_hold_is_drawn_once_and_time_ascends():
     )
     made = timeline(replace(example_measurement(), windows=windows))
     line = made.panels[1].lines[0]
-    assert line.at == [500, 1500, 2500, 3500, 8500] and line.starts == [0, 4]
+    assert line.at == [500, 1500, 2500, 3500, 3900, 8500] and line.starts == [0, 5]
     assert [(band.text, band.begin, band.end) for band in made.bands] == [
         ("warm-up", 0, 1000), ("train", 1000, 4000), ("quality", 7500, 9000),
     ]  # fmt: skip
