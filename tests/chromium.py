@@ -177,8 +177,8 @@ class Page:
             assert time.monotonic() < end, f"never true: {expression}"
 
     def texts(self, selector: str) -> list[str]:
-        """Return what the visible elements of a selector say."""
-        visible = "[...document.querySelectorAll(%s)].filter(e => e.checkVisibility()).map(e => e.innerText.trim())"
+        """Return what the elements of a selector say that are not hidden; far below they are not laid out yet."""
+        visible = "[...document.querySelectorAll(%s)].filter(e => e.checkVisibility()).map(e => (e.innerText || e.textContent).trim())"
         return self.js(visible % json.dumps(selector))
 
     def point(self, selector: str) -> tuple[float, float]:

@@ -21,6 +21,8 @@ from efficientllm.report import html
 ODD = changed(VARIANTS[2], name='mqa|50%_"a", {b}')
 FIRST = "#s1 tbody tr:first-child"
 WIDTHS = (390, 800, 1400)
+#: Lays out what is far below too, so that its width counts.
+ALL = "document.head.append(Object.assign(document.createElement('style'), {textContent: 'article { content-visibility: visible !important }'}))"
 
 
 @pytest.fixture(scope="module")
@@ -221,6 +223,7 @@ def test_a_table_is_copied_as_it_is_shown(page, style):
 @pytest.mark.parametrize("width", WIDTHS)
 def test_the_page_fits_its_width_in_light_and_dark(page, width, dark):
     page.look(width, dark=dark)
+    page.js(ALL)
     assert page.js("document.documentElement.scrollWidth") <= width
     light = page.js("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)[0] > 128")
     assert light is not dark
@@ -238,6 +241,7 @@ def test_grids_and_cells_of_words_fit_a_phone_too(browser, tmp_path):
     file.write_text(html.page(study_table("grid", records), records), encoding="utf-8")
     page = browser.open(file, width=390)
     assert page.texts("#x1 td.words") and names(page, "g2")[0] == "batch 1, 512 tokens"
+    page.js(ALL)
     assert page.js("document.documentElement.scrollWidth") <= 390 and page.complaints() == []
     page.click('#s1 td[data-key="memory_mean"]')
     page.close()
@@ -326,6 +330,7 @@ def test_a_long_table_shows_its_first_rows_and_gives_the_rest(browser, tmp_path)
     assert len(names(page)) == 81
     page.click("#records summary")
     page.until("document.querySelectorAll('#records tbody tr').length === 81")
+    assert page.texts("#records tbody tr:first-child td")[-1] == "2026-11-03T10:00:00Z"
     assert page.complaints() == []
     page.close()
 

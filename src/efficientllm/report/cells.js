@@ -2,6 +2,11 @@
 const VERDICTS = { b: ["better", "▲"], w: ["worse", "▼"], e: ["equivalent", "≈"], u: ["unresolved", "?"] };
 const PARTS = ["v", "lo", "hi", "r", "rl", "rh", "w", "k", "n", "t", "a", "y"];
 const noteNumbers = new Map(); // reason -> its number among those that the tables show now
+for (const table of data.tables) { // columns and sources stand once for all tables
+  table.sources = data.sources[table.sources];
+  const heads = new Set(table.heads);
+  table.columns = table.columns.map((number, place) => ({ ...data.columns[number], head: heads.has(place) }));
+}
 const tablesById = new Map(data.tables.map((table) => [table.id, table]));
 const at = (list, index) => (list && index < list.length ? list[index] : null);
 function placeOf(parts, index) { // where a row stands in its column's lists; -1: it is left out

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import msgspec
 
@@ -36,8 +36,8 @@ class Curve(msgspec.Struct, frozen=True, kw_only=True):
 def curves(measurements: Sequence[Measurement]) -> list[Curve]:
     """Return the loss curves of the records that count, at most 120 of them."""
     records = [record for record in select(measurements).records if counts(record)]
-    found = [curve for record in records if (curve := _curve(record)) is not None]
-    return found[:_MOST_CURVES]
+    found = (curve for record in records if (curve := _curve(record)) is not None)
+    return list(islice(found, _MOST_CURVES))  # no more than these are computed
 
 
 def thinned(values: Sequence[float], number: int = _POINTS) -> tuple[float, ...]:

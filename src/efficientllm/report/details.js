@@ -24,13 +24,13 @@ function allMetrics(fold) {
   fold.querySelector(".absent-list").replaceChildren(...(why.length && rows.length ? ["Absent. ", why.join("; "), "."] : []));
 }
 function recordList(fold) {
-  const { id, stage, technique, repeat, outcome, started, words } = data.records, body = make("tbody");
+  const { id, stage, technique, repeat, outcome, words } = data.records, body = make("tbody");
   const more = make("button", { type: "button", className: "quiet" });
   let shown = 0;
   const add = (many) => {
     const end = Math.min(id.length, shown + many);
     for (; shown < end; shown += 1) {
-      const texts = [words[stage[shown]], words[technique[shown]], repeat[shown], words[outcome[shown]], started[shown]];
+      const texts = [words[stage[shown]], words[technique[shown]], repeat[shown], words[outcome[shown]], startOf(shown)];
       body.append(make("tr", {}, [make("td", {}, recordLink(shown)), ...texts.map((textContent) => make("td", { textContent }))]));
     }
     more.hidden = shown >= id.length;

@@ -2,8 +2,16 @@
 const evidence = document.getElementById("evidence-of");
 let cameFrom = null;
 const fact = (word, said) => (said ? [make("dt", { textContent: word }), make("dd", {}, said)] : []);
+function idOf(place) {
+  const parts = data.records.id[place];
+  return typeof parts === "string" ? parts : [parts[0], data.records.words[parts[1]], parts[2]].join("-");
+}
+function startOf(place) {
+  const { first, started } = data.records, begin = Date.parse(first);
+  return typeof started[place] === "string" || Number.isNaN(begin) ? String(started[place]) : new Date(begin + 1000 * started[place]).toISOString().replace(".000", "");
+}
 function recordLink(place) {
-  const id = data.records.id[place];
+  const id = idOf(place);
   return make("a", { href: `${data.recordsAt}/${encodeURIComponent(id)}.json`, target: "_blank", rel: "noopener" }, make("code", { textContent: id }));
 }
 function coded(text) { // `names` of series and figures as code

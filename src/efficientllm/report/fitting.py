@@ -6,15 +6,19 @@ records, curves and charts need theirs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
+from dataclasses import replace as replaced
+from itertools import islice, zip_longest
 
 from msgspec.structs import replace
 
 from efficientllm.analysis.table import Cell, Row, Section
-from efficientllm.records.measurement import Measurement
 
 #: For the headlines of all tables, and for the metrics beside them.
 _MOST_BYTES, _MOST_DETAIL_BYTES = 2_400_000, 600_000
+#: Sections that get metrics beside their headlines.
+_MOST_SECTIONS = 24
 #: About how many metrics a section has beside its headlines.
 _OTHER_METRICS = 20
 #: A cell without its values by repeat, and each of these.
@@ -24,28 +28,38 @@ _LEAST_ROWS = 40
 #: Said of a metric that a large page leaves out.
 LEFT_OUT = "this page is too large for all metrics of all rows; `efficientllm query` has it"
 
-#: What a section is, whichever columns it has.
-Place = tuple[str, str, tuple[tuple[str, str], ...]]
+
+@dataclass(frozen=True)
+class Fit:
+    """What has to go so that all tables of a page fit.
+
+    Attributes:
+        share: of the rows of each table that stays.
+        keep: records whose rows keep their values by repeat; None: all rows do.
+    """
+
+    share: float = 1.0
+    keep: Set[str] | None = None
+
+    def of(self, section: Section) -> Section:
+        """Return a section as the page has it: the baseline and the front go before the other rows."""
+        rows = section.rows
+        if self.keep is not None:
+            rows = tuple(row if self.keep & set(row.measurements) else _without_values(row) for row in rows)
+        return cut(replace(section, rows=rows), max(_LEAST_ROWS, int(self.share * len(rows))))
 
 
-def fitted(sections: Sequence[Section], keep: Sequence[str]) -> list[Section]:
-    """Return the sections, of a very large study without values by repeat, and then with fewer rows.
-
-    The raw records have the values. The baseline and the front go before the other rows.
+def fit(sections: Sequence[Section], keep: Set[str]) -> Fit:
+    """Return what has to go: nothing where all fits, else values by repeat, and then rows. The raw records have all.
 
     Args:
-        sections: with their headline metrics.
-        keep: techniques that keep their values: those from `detailed`.
+        sections: all tables of the page, with their headline metrics.
+        keep: ids of the records whose rows keep their values: those from `detailed`.
     """
     if _size(sections) <= _MOST_BYTES:
-        return list(sections)
-    kept = set(keep)
-    lighter = [
-        replace(section, rows=tuple(row if row.technique in kept else _without_values(row) for row in section.rows))
-        for section in sections
-    ]
-    share = min(1.0, _MOST_BYTES / _size(lighter))
-    return [cut(section, max(_LEAST_ROWS, int(share * len(section.rows)))) for section in lighter]
+        return Fit()
+    lighter = Fit(keep=keep)
+    return replaced(lighter, share=min(1.0, _MOST_BYTES / _size([lighter.of(section) for section in sections])))
 
 
 def _without_values(row: Row) -> Row:
@@ -64,8 +78,12 @@ def cut(section: Section, most: int) -> Section:
     return replace(section, rows=tuple(row for row in section.rows if id(row) in kept))
 
 
-def detailed(sections: Sequence[Section]) -> list[str]:
-    """Return the techniques for whom all metrics fit: baselines and fronts first."""
+def detailed(sections: Sequence[Section]) -> tuple[list[str], set[str]]:
+    """Return the techniques for whom all metrics fit, baselines and fronts first, and their records.
+
+    Of very many sections some of each stage and kind of window.
+    """
+    sections = _spread(sections)
     weights: dict[str, int] = {}
     for section in sections:
         for row in sorted(section.rows, key=lambda row: not (row.baseline or row.on_front)):
@@ -77,30 +95,38 @@ def detailed(sections: Sequence[Section]) -> list[str]:
         if room < 0 and chosen:
             break
         chosen.append(name)
-    return chosen
+    found = {id_ for one in only(sections, chosen) for row in one.rows for id_ in row.measurements}
+    return chosen, found
+
+
+def _spread(sections: Sequence[Section]) -> list[Section]:
+    """Return the sections, of more than a page can detail the first of each stage and kind of window in turn."""
+    if len(sections) <= _MOST_SECTIONS:
+        return list(sections)
+    kinds: dict[tuple[str, str], list[Section]] = {}
+    for section in sections:
+        kinds.setdefault((section.stage, section.window.partition(" ")[0]), []).append(section)
+    turns = (section for turn in zip_longest(*kinds.values()) for section in turn if section is not None)
+    return list(islice(turns, _MOST_SECTIONS))
 
 
 def merged(sections: Sequence[Section], full: Sequence[Section]) -> list[Section]:
-    """Return the sections with every metric: headline cells as they are, the others of the rows that have them."""
-    by_place = {place_of(section): section for section in full}
-    return [_merged(section, by_place.get(place_of(section))) for section in sections]
+    """Return the sections with every metric: headline cells as they are, the others of the rows that have them.
+
+    Sections belong together by window and records: conditions as a heading says them may be those of others too.
+    """
+    by_record = {(one.window, id_): one for one in full for row in one.rows for id_ in row.measurements}
+    found = []
+    for section in sections:
+        keys = ((section.window, id_) for row in section.rows for id_ in row.measurements)
+        found.append(_merged(section, next((by_record[key] for key in keys if key in by_record), None)))
+    return found
 
 
 def only(sections: Sequence[Section], names: Sequence[str]) -> list[Section]:
     """Return the sections with the rows of these techniques."""
     wanted = set(names)
     return [replace(one, rows=tuple(row for row in one.rows if row.technique in wanted)) for one in sections]
-
-
-def place_of(section: Section) -> Place:
-    """Return what tells a section from its siblings, whichever columns it has."""
-    return section.stage, section.window, tuple(section.conditions.items())
-
-
-def of_techniques(measurements: Sequence[Measurement], names: Sequence[str]) -> list[Measurement]:
-    """Return the records of these techniques."""
-    wanted = set(names)
-    return [record for record in measurements if record.trial.technique() in wanted]
 
 
 def _merged(section: Section, full: Section | None) -> Section:

@@ -23,10 +23,13 @@ from efficientllm.records.measurement import Measurement
 from efficientllm.report import fitting, marks
 from efficientllm.report.charts import SCRIPTS, chart_data
 from efficientllm.report.claims import claim_views, untested
+from efficientllm.report.fitting import Fit
 from efficientllm.report.machines import machine_views
 from efficientllm.report.marks import Footnotes
-from efficientllm.report.page_data import PageTables, records
+from efficientllm.report.page_data import PageTables
+from efficientllm.report.page_records import records
 from efficientllm.report.predicted import predictions, summary
+from efficientllm.report.predicted import shown as shown_predictions
 from efficientllm.report.view import SectionView, section_view
 
 _HERE = Path(__file__).parent
@@ -37,6 +40,8 @@ _SCRIPTS = (
 )  # fmt: skip
 #: Longest part before a colon that is set bold.
 _MOST_LEAD = 70
+#: So many tables stand on the page also for a reader without JavaScript.
+_MOST_PLAIN = 40
 #: So many techniques get charts, and their claims beside what was measured.
 _MOST_CHARTED, _MOST_CLAIMING = 40, 24
 
@@ -50,15 +55,20 @@ def page(table: StudyTable, measurements: Sequence[Measurement], records_at: str
         records_at: folder of the record files, as seen from the page's own.
     """
     measurements = sorted(measurements, key=lambda m: m.started_at)
-    names = fitting.detailed(table.sections)
-    full = study_table(table.study, fitting.of_techniques(measurements, names), detail=True).sections
-    drawn = _Drawn(PageTables({record.id: record for record in measurements}), names)
-    boards = drawn.boards(table, fitting.merged(fitting.fitted(table.sections, names), full))
+    names, detailed = fitting.detailed(table.sections)
+    full = study_table(table.study, [m for m in measurements if m.id in detailed], detail=True).sections
+    shown = (*table.sections, *table.grids, *table.crossovers, *table.rank_changes, *table.budgets, *table.quality)
+    fit = fitting.fit(shown, detailed)
+    drawn = _Drawn(PageTables({record.id: record for record in measurements}), fit)
+    boards = drawn.boards(table, fitting.merged([fit.of(section) for section in table.sections], full))
     charted = fitting.only(full, names[:_MOST_CHARTED])
     judged = msgspec.structs.replace(table, sections=tuple(apart(fitting.only(full, names[:_MOST_CLAIMING]))))
+    predicted = predictions(measurements)
     data = {
         "recordsAt": records_at,
         "tables": drawn.tables.tables,
+        "columns": drawn.tables.columns,
+        "sources": drawn.tables.sources,
         "reasons": list(drawn.tables.notes.reasons),
         "records": records(measurements),
         "legend": marks.LEGEND,
@@ -72,7 +82,8 @@ def page(table: StudyTable, measurements: Sequence[Measurement], records_at: str
         details=[table for table in drawn.tables.tables if table["picks"]],
         notes=drawn.notes,
         claims=claim_views(judged),
-        predictions=(predicted := predictions(measurements)),
+        predictions=shown_predictions(predicted),
+        num_predictions=len(predicted),
         predicted_summary=summary(predicted),
         untested=[f"{card.title} ({card.source})" if card.source else card.title for card in untested(judged)],
         headings=[where(section.stage, section.window) for section in judged.sections],
@@ -90,11 +101,11 @@ def page(table: StudyTable, measurements: Sequence[Measurement], records_at: str
 class _Drawn:
     """The tables of a page as its data has them and as the template has them, under the same names."""
 
-    def __init__(self, tables: PageTables, names: Sequence[str]) -> None:
+    def __init__(self, tables: PageTables, fit: Fit) -> None:
         self.tables = tables
-        self.names = names
+        self.fit = fit
         self.notes = Footnotes()
-        self.num_cut = 0
+        self.num_cut = self.num_views = 0
 
     def boards(self, table: StudyTable, measured: Sequence[Section]) -> dict[str, list[SectionView]]:
         """Return the template's sections by the part of the page in which they stand."""
@@ -116,14 +127,19 @@ class _Drawn:
         """Add a section whose columns the reader picks."""
         self.num_cut = max(self.num_cut, len(head.rows) - len(all_.rows))
         self.tables.add(all_, name, "measured", headline=[column.key for column in head.columns])
-        return section_view(head, name, self.notes)
+        return self._view(head, name)
+
+    def _view(self, section: Section, name: str) -> SectionView:
+        self.num_views += 1
+        return section_view(section, name, self.notes, plain=self.num_views <= _MOST_PLAIN)
 
     def _plain(self, sections: Sequence[Section], prefix: str, place: str) -> list[SectionView]:
         views = []
-        for index, section in enumerate(fitting.fitted(sections, self.names), 1):
-            self.num_cut = max(self.num_cut, len(sections[index - 1].rows) - len(section.rows))
+        for index, whole in enumerate(sections, 1):
+            section = self.fit.of(whole)
+            self.num_cut = max(self.num_cut, len(whole.rows) - len(section.rows))
             self.tables.add(section, f"{prefix}{index}", place)
-            views.append(section_view(section, f"{prefix}{index}", self.notes))
+            views.append(self._view(section, f"{prefix}{index}"))
         return views
 
 

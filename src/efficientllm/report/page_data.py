@@ -1,8 +1,8 @@
 """A study's tables as the page's scripts take them: columns of plain figures, written once, drawn when they are seen.
 
-    {"tables": [{"id": "s1", "place": "measured", "columns": [{"key", "title", "unit", …}], "names": […], …,
+    {"tables": [{"id": "s1", "place": "measured", "columns": [0, 1, …], "heads": [0, …], "names": […], …,
                  "cells": {"latency_median": {"v": […], "lo": […], …}}}],
-     "records": {"id": […], "trial": …}, "reasons": […]}
+     "columns": [{"key", "title", "unit", …}], "records": {"id": […], "stage": …}, "reasons": […]}
 
 A cell's parts are lists over the table's rows: `v` value, `lo` and `hi` ends of its 95 % interval, `r`, `rl`, `rh`
 ratio to the baseline and its interval, `w` verdict (first letter), `k` rank (negative where shared), `n` values by
@@ -25,7 +25,8 @@ from efficientllm.report import marks
 from efficientllm.report.fitting import LEFT_OUT
 from efficientllm.report.marks import Footnotes
 
-_DIGITS = 6
+#: Digits of values, of the ends of their intervals, of ratios.
+_DIGITS, _END_DIGITS, _RATIO_DIGITS = 6, 5, 4
 #: Rows that beat a row are named up to here.
 _MOST_NAMED = 4
 #: Ends the metric's name in a column's key: `bits_per_byte.code`, `latency_median@decode batch=1`.
@@ -40,13 +41,17 @@ class PageTables:
 
     Attributes:
         notes: reasons for absent figures, numbered as they are met.
+        tables, columns, sources: what was added; tables name columns and sources by number, since many have the same.
         measurements: by id.
     """
 
     measurements: Mapping[str, Measurement]
     notes: Footnotes = field(default_factory=Footnotes)
     tables: list[dict[str, Any]] = field(default_factory=list)
+    columns: list[dict[str, Any]] = field(default_factory=list)
+    sources: list[dict[str, str]] = field(default_factory=list)
     _places: dict[str, int] = field(default_factory=dict)
+    _numbers: dict[Column, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._places = {record: place for place, record in enumerate(self.measurements)}
@@ -61,7 +66,6 @@ class PageTables:
             headline: keys of the columns that are shown unless the reader picks others; None: all, and none is picked.
         """
         shown = None if headline is None else set(headline)
-        columns = [_column(column, shown) for column in section.columns]
         rows = section.rows
         table = {
             "id": name,
@@ -71,7 +75,8 @@ class PageTables:
             "conditions": [[key, value] for key, value in section.conditions.items()],
             "rowsAre": section.rows_are,
             "picks": headline is not None,
-            "columns": columns,
+            "columns": [self._column(column) for column in section.columns],
+            "heads": [place for place, one in enumerate(section.columns) if shown is None or one.key in shown],
             "names": [row.technique for row in rows],
             "baseline": [index for index, row in enumerate(rows) if row.baseline],
             "front": [index for index, row in enumerate(rows) if row.on_front],
@@ -81,11 +86,17 @@ class PageTables:
             "reason": _trimmed([row.reason for row in rows]),
             "axes": self._axes(rows),
             "records": _trimmed([self._records(row) for row in rows]),
-            "sources": self._sources(section),
+            "sources": self._source(self._sources(section)),
             "cells": {column.key: self._cells(rows, column) for column in section.columns},
         }  # fmt: skip
         self.tables.append(table)
         return table
+
+    def _column(self, column: Column) -> int:
+        if column not in self._numbers:
+            self._numbers[column] = len(self.columns)
+            self.columns.append(_column(column))
+        return self._numbers[column]
 
     def _records(self, row: Row) -> list[int]:
         return [self._places[id_] for id_ in row.measurements if id_ in self._places]
@@ -98,6 +109,11 @@ class PageTables:
         columns = {key: [of.get(key, "") for of in axes] for key in keys}
         return {key: values[0] if len(set(values)) == 1 else values for key, values in columns.items()}
 
+    def _source(self, found: dict[str, str]) -> int:
+        if found not in self.sources:
+            self.sources.append(found)
+        return self.sources.index(found)
+
     def _sources(self, section: Section) -> dict[str, str]:
         """Return series -> what read it, of the first record that has the section's window."""
         ids = (id_ for row in section.rows for id_ in row.measurements[:1])
@@ -109,7 +125,9 @@ class PageTables:
     def _cells(self, rows: Sequence[Row], column: Column) -> dict[str, Any]:
         known = [index for index, row in enumerate(rows) if not _is_left_out(row.cells.get(column.key))]
         if len(known) == len(rows):
-            return self._parts(rows, column)
+            parts = self._parts(rows, column)
+            reasons = {reason for reason in parts.get("a", []) if reason is not None}
+            return {"i": [], "rest": reasons.pop()} if parts.keys() == {"a"} and len(reasons) == 1 else parts
         parts = self._parts([rows[index] for index in known], column)
         return {"i": known, "rest": self.notes.number(LEFT_OUT), **parts}
 
@@ -117,11 +135,11 @@ class PageTables:
         cells = [row.cells.get(column.key) if row.cells else None for row in rows]
         parts: dict[str, list[Any]] = {
             "v": [_short(cell.value) if cell else None for cell in cells],
-            "lo": [_short(cell.low) if cell else None for cell in cells],
-            "hi": [_short(cell.high) if cell else None for cell in cells],
-            "r": [_short(cell.ratio) if cell else None for cell in cells],
-            "rl": [_short(cell.ratio_low) if cell else None for cell in cells],
-            "rh": [_short(cell.ratio_high) if cell else None for cell in cells],
+            "lo": [_short(cell.low, _END_DIGITS) if cell else None for cell in cells],
+            "hi": [_short(cell.high, _END_DIGITS) if cell else None for cell in cells],
+            "r": [_short(cell.ratio, _RATIO_DIGITS) if cell else None for cell in cells],
+            "rl": [_short(cell.ratio_low, _RATIO_DIGITS) if cell else None for cell in cells],
+            "rh": [_short(cell.ratio_high, _RATIO_DIGITS) if cell else None for cell in cells],
             "w": [_LETTERS.get(cell.verdict) if cell else None for cell in cells],
             "k": [_rank(cell) for cell in cells],
             "n": [_values(cell) for cell in cells],
@@ -137,37 +155,18 @@ class PageTables:
         return self.notes.number(cell.absent if cell is not None else "not in this section")
 
 
-def records(measurements: Sequence[Measurement]) -> dict[str, list[Any]]:
-    """Return what the page says of each record, a list a part; `words` holds stages, techniques and outcomes."""
-    words: dict[str, int] = {}
-
-    def word(text: str) -> int:
-        return words.setdefault(text, len(words))
-
-    return {
-        "id": [record.id for record in measurements],
-        "stage": [word(record.trial.stage or record.trial.settings_workload()) for record in measurements],
-        "technique": [word(record.trial.technique()) for record in measurements],
-        "repeat": [record.trial.repeat for record in measurements],
-        "outcome": [word("invalid" if record.invalid_codes else record.outcome) for record in measurements],
-        "started": [record.started_at for record in measurements],
-        "words": list(words),
-    }
-
-
 def _is_left_out(cell: Cell | None) -> bool:
     return cell is not None and cell.absent == LEFT_OUT
 
 
-def _column(column: Column, shown: set[str] | None) -> dict[str, Any]:
+def _column(column: Column) -> dict[str, Any]:
     entry = entry_of(_METRIC.split(column.key)[0])
     said = {
         "key": column.key, "title": column.title, "unit": column.unit, "better": column.better,
         "symbol": column.symbol, "meaning": column.meaning, "group": group_of(column.key),
         "digits": marks.digits_of(column), "reads": entry.reads() if entry is not None else "",
-        "head": shown is None or column.key in shown,
     }  # fmt: skip
-    return {key: value for key, value in said.items() if value not in ("", False)}
+    return {key: value for key, value in said.items() if value != ""}
 
 
 def _few(names: Sequence[str]) -> str:
@@ -180,7 +179,7 @@ def _few(names: Sequence[str]) -> str:
     return ", ".join(names[:_MOST_NAMED]) + more
 
 
-def _short(value: float | None) -> float | int | None:
+def _short(value: float | None, digits: int = _DIGITS) -> float | int | None:
     """Return a figure with as many digits as a reader can use; whole ones without a point.
 
     >>> _short(0.123456789), _short(2.0), _short(None)
@@ -188,7 +187,7 @@ def _short(value: float | None) -> float | int | None:
     """
     if value is None:
         return None
-    near = float(f"{value:.{_DIGITS}g}")
+    near = float(f"{value:.{digits}g}")
     return int(near) if near.is_integer() and abs(near) < 1e15 else near
 
 

@@ -14,6 +14,8 @@ from efficientllm.units import bytes_text, percent_text, quantity_text, signific
 #: A prediction is held to a few percent: on an H200, 22 kinds of training came within 4 % (`docs/performance.md`), and
 #: what exceeds a device by more than 5 % is not tried.
 STATED_ERROR = 0.05
+#: Rows on a page.
+_MOST = 120
 #: Less than this needs no figure.
 _SMALL = 0.001
 _NO_ALLOCATOR = "a processor's memory is not counted by an allocator"
@@ -103,6 +105,13 @@ def predictions(measurements: Sequence[Measurement]) -> list[Prediction]:
         for quantity in QUANTITIES
         if (records := [record for record in of if _told(record, quantity)])
     ]
+
+
+def shown(found: Sequence[Prediction]) -> list[Prediction]:
+    """Return what a page has room for: all where they are few, else first those outside their error."""
+    if len(found) <= _MOST:
+        return list(found)
+    return sorted(found, key=lambda prediction: prediction.state != "outside")[:_MOST]
 
 
 def _told(record: Measurement, quantity: Quantity) -> bool:

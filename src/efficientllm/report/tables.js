@@ -73,12 +73,6 @@ function gridCell(table, column, index, place = 0) {
 class Board {
   constructor(article, table) {
     Object.assign(this, { article, table, most: table.names.length > FIRST_ROWS ? FIRST_OF_MANY : FIRST_ROWS, place: article.querySelector(".scroll"), near: false });
-    this.sortBy = make("select");
-    this.sortBy.addEventListener("change", () => choose({ [`sort.${table.id}`]: this.sortBy.value }));
-    const tools = make("div", { className: "board-tools" }, [make("label", { className: "sort-by" }, ["sort by", this.sortBy]), copyMenu(() => gridOf(table, rowsOf(table), columnsOf(table)))]);
-    article.querySelector("h3").after(tools);
-    this.more = make("div", { className: "more" });
-    this.place.after(this.more);
     this.refresh();
   }
   refresh() { // after a choice: which rows and columns are left
@@ -87,7 +81,16 @@ class Board {
     this.article.hidden = !this.rows.length || !this.columns.length;
     this.place.style.minHeight = this.near ? "" : `${Math.min(this.rows.length, this.most) * 64 + 40}px`;
   }
+  prepare() {
+    this.sortBy = make("select");
+    this.sortBy.addEventListener("change", () => choose({ [`sort.${this.table.id}`]: this.sortBy.value }));
+    const tools = make("div", { className: "board-tools" }, [make("label", { className: "sort-by" }, ["sort by", this.sortBy]), copyMenu(() => gridOf(this.table, rowsOf(this.table), columnsOf(this.table)))]);
+    this.article.querySelector("h3").after(tools);
+    this.more = make("div", { className: "more" });
+    this.place.after(this.more);
+  }
   draw() {
+    if (!this.near) this.prepare();
     this.near = true;
     this.place.style.minHeight = "";
     const { table, columns } = this, focused = this.place.contains(document.activeElement) ? document.activeElement : null;

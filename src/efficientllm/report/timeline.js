@@ -108,7 +108,7 @@ function told(trial) {
   const cautions = [...trial.bands.flatMap((band) => band.cautions), ...trial.cautions];
   const caption = make("figcaption", {}, [
     `${trial.stage} · ${trial.technique}, repeat ${trial.repeat}${trial.outcome === "ok" ? "" : `, ended ${trial.outcome}`}. ${before.length ? `Phases: ${before.join(", ")}. ` : ""}${read.join(" · ")}. Peaks and dips are kept; every reading is in `,
-    recordLink(data.records.id.indexOf(trial.id)), ".",
+    recordLink(data.records.id.findIndex((_, place) => idOf(place) === trial.id)), ".",
   ]);
   const list = make("ul", { className: "warnings" }, cautions.map((text) => make("li", { textContent: `⚠ ${text}` })));
   return cautions.length ? [caption, list] : [caption];

@@ -51,14 +51,14 @@ class SectionView:
     minor: bool
 
 
-def section_view(section: Section, anchor: str, notes: Footnotes) -> SectionView:
-    """Return a section as the template shows it."""
+def section_view(section: Section, anchor: str, notes: Footnotes, *, plain: bool) -> SectionView:
+    """Return a section as the template shows it; `plain` tells whether it has a plain table."""
     return SectionView(
         anchor=anchor,
         heading=marks.heading(section.stage, section.window),
         conditions=tuple((key, value) for key, value in section.conditions.items() if key != "machine"),
         columns=section.columns,
-        rows=tuple(_row(row, section.columns, notes) for row in cut(section, _MOST_ROWS).rows),
+        rows=tuple(_row(row, section.columns, notes) for row in cut(section, _MOST_ROWS).rows) if plain else (),
         num_rows=len(section.rows),
         rows_are=section.rows_are,
         minor=section.minor,

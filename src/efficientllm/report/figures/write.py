@@ -45,12 +45,13 @@ def write_figures(table: StudyTable, measurements: Sequence[Measurement], folder
         ResultsError: the folder cannot be written, or there is nothing to draw.
     """
     _need_matplotlib()
-    written = []
+    written, seen = list[Path](), dict[str, int]()  # two machines' windows have the same name
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with applied():
             for name, figure in _figures(table, measurements):
-                file = folder / f"{name}.{style}"
+                seen[name] = seen.get(name, 0) + 1
+                file = folder / f"{name}{f'-{seen[name]}' if seen[name] > 1 else ''}.{style}"
                 figure.savefig(file, format=style, metadata=_UNDATED[style])
                 written.append(file)
     except OSError as error:
@@ -70,10 +71,12 @@ def _need_matplotlib() -> None:
 
 
 def _figures(table: StudyTable, measurements: Sequence[Measurement]) -> Iterator[tuple[str, Figure]]:
-    names = fitting.detailed(table.sections)[:_MOST]
-    records = fitting.of_techniques(measurements, names)
+    ranked, detailed = fitting.detailed(table.sections)
+    names = ranked[:_MOST]
+    records = [m for m in measurements if m.id in detailed and m.trial.technique() in names]
     sections = apart(fitting.only(study_table(table.study, records, detail=True).sections, names))
-    ink = inks(list(dict.fromkeys(row.technique for section in sections for row in section.rows)))
+    rows = (row.technique for section in sections for row in section.rows)
+    ink = inks(list(dict.fromkeys([*rows, *(record.trial.technique() for record in records)])))
     for section in sections:
         place = slug(marks.heading(section.stage, section.window))
         for keys, figure in tradeoffs.figures(section, ink):
