@@ -8,6 +8,7 @@ import xml.etree.ElementTree as Xml
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from typer.testing import CliRunner
 
 from efficientllm import report
@@ -57,9 +58,10 @@ def test_techniques_have_the_colours_that_the_page_gives_them(written):
 
 @pytest.mark.parametrize("style", FORMATS)
 def test_the_same_study_gives_the_same_bytes(style, tmp_path):
-    table = study_table("q", ONE)
-    one, two = (write_figures(table, ONE, tmp_path / str(i), style) for i in (1, 2))
-    assert len(one) == 3
+    few = ONE if style == "svg" else [replace(m, windows=m.windows[1:]) for m in ONE]  # without their curves: quicker
+    table = study_table("q", few)
+    one, two = (write_figures(table, few, tmp_path / str(i), style) for i in (1, 2))
+    assert len(one) == (3 if style == "svg" else 1)
     assert [file.read_bytes() for file in one] == [file.read_bytes() for file in two]
     if style == "pdf":
         assert all(b"/FontFile2" in file.read_bytes() and b"CreationDate" not in file.read_bytes() for file in one)
