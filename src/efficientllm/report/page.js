@@ -63,6 +63,7 @@ const nearby = new IntersectionObserver((entries) => entries.forEach((entry) => 
   drawn.get(entry.target.dataset.table).draw();
 }), { rootMargin: "600px" });
 for (const article of document.querySelectorAll("article[data-table]")) drawn.set(article.dataset.table, new Board(article, tablesById.get(article.dataset.table)));
+document.body.classList.toggle("many", drawn.size > MANY_TABLES); // those far below are not laid out
 notes();
 let room = AT_ONCE;
 for (const board of drawn.values()) {

@@ -1,5 +1,5 @@
 // Every table of the page: which rows and columns it shows, in which order; drawn when it is near to being seen.
-const FIRST_ROWS = 60, FIRST_OF_MANY = 24, MORE_ROWS = 200, AT_ONCE = 6000;
+const FIRST_ROWS = 60, FIRST_OF_MANY = 24, MORE_ROWS = 200, AT_ONCE = 6000, MANY_TABLES = 60;
 const drawn = new Map(); // table id -> its board
 const axisValue = (table, axis, index) => { const values = table.axes[axis]; return Array.isArray(values) ? values[index] : values; };
 // The reader's metrics: a section's headlines and what was added (`latency_p95`), less what was taken off (`-mfu`).
