@@ -141,6 +141,39 @@ def test_axes_can_be_logarithmic_and_ticks_differ(page):
     pick(page, "scatter", "log x", False)
 
 
+@pytest.mark.parametrize(
+    ("typed", "limits"),
+    [
+        (("525 ms", ""), (0.525, 99)), (("", "2.4"), (99, 2.4)), (("0,53", "2.33 "), (0.53, 2.33)),
+        (("10 µs", ""), (1e-5, 99)), (("1 min", "9"), (60, 9)), (("2e-1s", "9"), (0.2, 9)),
+    ],
+    ids=["525 ms", "2.4", "both", "too little", "ample", "exponent"],
+)  # fmt: skip
+def test_limits_rule_out_what_is_beyond_them(page, typed, limits):
+    [section] = [s for s in study_table("q", STUDY, detail=True).sections if s.stage == "pretrain"]
+    kept = {
+        row.technique for row in section.rows
+        if row.cells["latency_median"].value <= limits[0] and row.cells["bits_per_byte"].value <= limits[1]
+    }  # fmt: skip
+    for label, value in (("window", "pretrain"), ("across", "latency_median"), ("upwards", "bits_per_byte")):
+        pick(page, "scatter", label, value)
+    fields = "[...document.querySelectorAll('#scatter-controls .limit input')]"
+    put = "(([a, b], values) => [a, b].forEach((f, i) => { f.value = values[i]; f.dispatchEvent(new Event('change')); }))(%s, %s)"
+    page.js(put % (fields, json.dumps(typed)))
+    said = page.js(
+        "[...document.querySelectorAll('#scatter .mark')].map(m => [m.dataset.name, m.getAttribute('aria-label')])"
+    )
+    assert {name for name, text in said if "outside the limits" not in text} == kept
+    assert page.js("document.querySelectorAll('#scatter .ruled-out').length") == sum(map(bool, typed))
+    assert page.texts("#scatter figcaption")[0].startswith("pretrain. Within the limits: ")
+    page.js(put % (fields, json.dumps(["soon", ""])))
+    assert page.js(f"{fields}[0].getAttribute('aria-invalid')") == "true"
+    pick(page, "scatter", "across", "memory_mean")
+    assert page.js(f"{fields}[0].value") == ""
+    page.js(put % (fields, json.dumps(["", ""])))
+    assert page.js("document.querySelectorAll('#scatter .ruled-out').length") == 0
+
+
 @pytest.mark.parametrize("against", ["tokens", "seconds", "joules"])
 def test_the_loss_is_read_against_what_was_spent(page, against):
     pick(page, "curve", "against", against)

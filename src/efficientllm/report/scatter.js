@@ -15,6 +15,7 @@ function scatter() {
   const ys = choice(form, "upwards", [], "", (value) => { state.y = value; paint(); });
   tick(form, "log x", (on) => { state.logX = on; paint(); });
   tick(form, "log y", (on) => { state.logY = on; paint(); });
+  const limitX = limitField(form, "", () => paint()), limitY = limitField(form, "", () => paint());
   form.addEventListener("submit", (event) => event.preventDefault());
   function fill() {
     const options = metrics(usable[state.section]);
@@ -39,10 +40,16 @@ function scatter() {
     }
     const x = axisOf(section, state.x, state.logX, rows), y = axisOf(section, state.y, state.logY, rows);
     figure.dataset.label = `${y.title} against ${x.title}, ${section.heading}`;
-    const parts = frame(figure, x, y), { svg, box, xAt, yAt } = parts;
+    const { svg, box, xAt, yAt } = frame(figure, x, y);
+    const most = [limitX(x, quantityText(rows[0].cells[x.key][0], x.unit)), limitY(y, quantityText(rows[0].cells[y.key][0], y.unit))];
+    shadeLimit(svg, x, most[0], xAt, box, true);
+    shadeLimit(svg, y, most[1], yAt, box, false);
     const marks = rows.map((row) => ({ name: row.name, row, x: row.cells[x.key], y: row.cells[y.key], px: xAt(row.cells[x.key][0]), py: yAt(row.cells[y.key][0]) }));
     const standing = frontOf(marks, x.better, y.better);
-    for (const mark of marks) Object.assign(mark, standing.get(mark.name) || { front: false, beaten: [] });
+    for (const mark of marks) {
+      Object.assign(mark, standing.get(mark.name) || { front: false, beaten: [] });
+      mark.kept = keepsLimit(x, most[0], mark.x[0]) && keepsLimit(y, most[1], mark.y[0]);
+    }
     marks.sort((a, b) => a.px - b.px);
     const line = frontLine(marks.filter((mark) => mark.front), x, y, box);
     if (line) svg.append(draw("path", { class: "front", d: line }));
@@ -52,7 +59,7 @@ function scatter() {
     const weight = (mark) => (mark.row.baseline ? 2 : 0) + (mark.front ? 1 : 0);
     for (const mark of [...marks].sort((a, b) => weight(b) - weight(a))) labelled(groups.get(mark), mark, box, taken);
     walkable(figure, svg);
-    figure.append(svg, legendOf(section, x, y, standing.size > 0));
+    figure.append(svg, legendOf(section, x, y, standing.size > 0, most.some((limit) => limit !== null) ? marks.filter((mark) => mark.kept) : null));
   }
   fill();
   return paint;
@@ -78,6 +85,7 @@ function markOf(figure, section, mark, x, y, xAt, yAt) {
     return `${column.title}: ${quantityText(value, column.unit)}${ends}`;
   };
   const text = [`${row.name}${row.baseline ? " (baseline)" : ""}`, told(x, mark.x), told(y, mark.y),
+    mark.kept ? "" : "outside the limits",
     mark.front ? "on the front of these two" : mark.beaten.length ? `beaten by ${mark.beaten.slice(0, 3).join(", ")}` : "",
     row.front ? "◆ beaten by none on memory, latency and quality together" : ""].filter(Boolean).join("\n");
   group.setAttribute("aria-label", text.replaceAll("\n", ", "));
@@ -113,10 +121,10 @@ function labelled(group, mark, box, taken) { // where there is room; the hint ha
   taken.push(boxOf(place));
   group.append(draw("text", { class: "label", x: px + place[0], y: py + place[1], "text-anchor": place[2], stroke: "none" }, mark.name));
 }
-function legendOf(section, x, y, judged) {
+function legendOf(section, x, y, judged, kept) {
   const plain = [x, y].filter((column) => !column.better).map((column) => column.title);
   const text = judged
     ? "■ baseline · filled: on the front of these two metrics (stepped line), by the estimates · faded: beaten beyond the 95 % intervals"
     : `■ baseline · no front: ${plain.join(" and ")} ${plain.length > 1 ? "have" : "has"} no better side`;
-  return make("figcaption", { textContent: `${section.heading}. ${text}` });
+  return make("figcaption", { textContent: `${section.heading}. ${kept ? `Within the limits: ${kept.map((mark) => mark.name).join(", ") || "none"}. ` : ""}${text}` });
 }
