@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace as changed
+from itertools import pairwise
 
 import pytest
 from msgspec.structs import replace
@@ -14,6 +15,7 @@ from efficientllm.analysis.leaderboard import study_table
 from efficientllm.records.series import Series
 from efficientllm.report.html import page as make_page
 from efficientllm.report.plane import standings
+from efficientllm.units import seconds_text
 
 #: One that is beaten in all, one whose name is hostile.
 SLOW = changed(VARIANTS[1], name="slow", train_s=1.4, decode_s=1.6, memory=1.3, bits=2.6)
@@ -69,6 +71,11 @@ def pick(page, chart, label, value):
         const o = [...c.options].find(o => o.textContent === {json.dumps(value)} || o.value === {json.dumps(value)}); if (!o) throw Error('no ' + {json.dumps(value)}); c.value = o.value; }}
         c.dispatchEvent(new Event('change')); }})()"""
     )
+
+
+def _pauses(record) -> list[str]:
+    windows = sorted(record.windows, key=lambda window: window.begin_s)
+    return [seconds_text(after.begin_s - before.end_s).split(" ")[0] for before, after in pairwise(windows)]
 
 
 def mark(chart, name):
@@ -209,6 +216,8 @@ def test_any_trial_is_shown_over_time_with_its_windows_and_its_record(page):
     bands = page.js("[...document.querySelectorAll('#timeline .band title')].map(t => t.textContent.split('\\n')[0])")
     assert bands == ["prefill 1 × 512", "decode 1 × 8192", "decode 16 × 8192", "quality"]
     assert "only a few seconds long" in page.texts("#timeline .warnings")[0]
+    pauses = page.js("[...document.querySelectorAll('#timeline .pause')].map(t => t.textContent)")
+    assert [text.split("⋯")[1].split(" ")[0] for text in pauses] == _pauses(record)  # 160 s take no room, and say so
     pick(page, "timeline", "stage", "pretrain")
     page.js("document.querySelector('#timeline svg[tabindex]').focus()")
     page.press(*["ArrowRight"] * 24)

@@ -14,7 +14,10 @@ from efficientllm.report.roofline import roof_charts
 from efficientllm.report.timeline import timelines
 
 #: After `draw.js` in one scope; `charts.js` starts them all.
-SCRIPTS = ("axes.js", "cursor.js", "front.js", "limits.js", "scatter.js", "curves.js", "timeline.js", "roofline.js", "charts.js")
+SCRIPTS = (
+    "axes.js", "cursor.js", "front.js", "limits.js", "scatter.js", "curves.js", "timescale.js", "timeline.js",
+    "roofline.js", "charts.js",
+)  # fmt: skip
 
 
 def chart_data(sections: Sequence[Section], measurements: Sequence[Measurement]) -> dict[str, Any]:

@@ -36,26 +36,25 @@ function stacked(figure, trial) {
   const width = widthOf(figure), narrow = width < 560, tall = narrow ? 96 : 112, gap = 34, top = 52;
   const height = top + 3 * tall + 2 * gap + 44, box = { left: 78, right: width - 18, top, bottom: height - 44 };
   const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": figure.dataset.label });
-  const length = trial.end_s - trial.begin_s, x = { title: "time", unit: "s", log: false, ends: [0, length] };
-  const xAt = axis(x.ends, [box.left, box.right], false);
+  const scale = timeScale(trial.bands, (trial.end_s - trial.begin_s) * 1e3, box.left, box.right), xAt = scale.x;
   bandsOf(svg, trial, xAt, box);
-  gridX(svg, x, xAt, box, narrow ? 4 : 8);
+  gridOfTime(svg, scale, box, narrow ? 4 : 8);
   svg.append(draw("text", { class: "axis", x: box.right, y: height - 6, "text-anchor": "end" }, `time since the trial's process was ${quantityText(trial.begin_s, "s")} old`));
   const panels = trial.panels.map((panel, i) => ({ ...panel, lines: panel.lines.map(unpacked), top: top + i * (tall + gap) }));
   for (const panel of panels) panelOf(svg, panel, { ...box, top: panel.top, bottom: panel.top + tall }, xAt);
   for (const [at, text] of trial.marks) {
-    const px = xAt(at / 1e3), mark = draw("path", { class: "warn", d: `M${px} ${top}l-4 -7h8z`, tabindex: 0, role: "img", "aria-label": `${text}, at ${quantityText(at / 1e3, "s")}` });
+    const px = xAt(at), mark = draw("path", { class: "warn", d: `M${px} ${top}l-4 -7h8z`, tabindex: 0, role: "img", "aria-label": `${text}, at ${quantityText(at / 1e3, "s")}` });
     tip(figure, mark, `${text}\nat ${quantityText(at / 1e3, "s")}`);
     svg.append(mark);
   }
   const places = evenly(box.left, box.right, 160);
-  cursor(figure, svg, box, places, (i) => reading(trial, panels, ((places[i] - box.left) / (box.right - box.left)) * length * 1e3));
+  cursor(figure, svg, box, places, (i) => reading(trial, panels, scale.at(places[i])));
   return svg;
 }
 function bandsOf(svg, trial, xAt, box) {
   let end = -Infinity;
   trial.bands.forEach((band, i) => {
-    const from = xAt(band.begin / 1e3), to = xAt(band.end / 1e3), warned = band.cautions.length > 0;
+    const from = xAt(band.begin), to = xAt(band.end), warned = band.cautions.length > 0;
     const area = draw("rect", { class: `band${i % 2 ? " odd" : ""}`, x: from, width: Math.max(1, to - from), y: box.top - 18, height: box.bottom - box.top + 18 });
     area.append(draw("title", {}, [band.text, ...band.cautions].join("\n")));
     svg.append(area);
@@ -78,7 +77,7 @@ function panelOf(svg, panel, box, xAt) {
   const yAt = axis(y.ends, [box.bottom, box.top], log);
   gridY(svg, y, yAt, box, 4);
   panel.lines.forEach((line, i) => {
-    const xs = line.at.map((at) => xAt(at / 1e3)), ys = line.values.map(yAt);
+    const xs = line.at.map((at) => xAt(at)), ys = line.values.map(yAt);
     svg.append(draw("path", { d: pathOf(xs, ys, line.starts), fill: "none", stroke: `var(--c${i % COLOURS})`, "stroke-width": 1.4, "stroke-linejoin": "round" }));
     line.starts.forEach((start, k) => { // a stretch of one reading is a dot
       if ((line.starts[k + 1] ?? xs.length) - start === 1) svg.append(draw("circle", { cx: xs[start], cy: ys[start], r: 1.8, fill: `var(--c${i % COLOURS})` }));
