@@ -152,9 +152,9 @@ def test_axes_can_be_logarithmic_and_ticks_differ(page):
     ("typed", "limits"),
     [
         (("525 ms", ""), (0.525, 99)), (("", "2.4"), (99, 2.4)), (("0,53", "2.33 "), (0.53, 2.33)),
-        (("10 µs", ""), (1e-5, 99)), (("1 min", "9"), (60, 9)), (("2e-1s", "9"), (0.2, 9)),
+        (("10 µs", ""), (1e-5, 99)), (("525000 us", ""), (0.525, 99)), (("5.25e5µs", "2.4"), (0.525, 2.4)), (("1 min", "9"), (60, 9)), (("2e-1s", "9"), (0.2, 9)),
     ],
-    ids=["525 ms", "2.4", "both", "too little", "ample", "exponent"],
+    ids=["525 ms", "2.4", "both", "too little", "us", "µs", "ample", "exponent"],
 )  # fmt: skip
 def test_limits_rule_out_what_is_beyond_them(page, typed, limits):
     [section] = [s for s in study_table("q", STUDY, detail=True).sections if s.stage == "pretrain"]
@@ -219,6 +219,11 @@ def test_any_trial_is_shown_over_time_with_its_windows_and_its_record(page):
     pauses = page.js("[...document.querySelectorAll('#timeline .pause')].map(t => t.textContent)")
     assert [text.split("⋯")[1].split(" ")[0] for text in pauses] == _pauses(record)  # 160 s take no room, and say so
     pick(page, "timeline", "stage", "pretrain")
+    steps, train = page.js(
+        """[document.querySelector('#timeline > svg > path'), [...document.querySelectorAll('#timeline .band')]
+        .find(b => b.textContent.startsWith('train'))].map(e => { const b = e.getBBox(); return [b.x, b.x + b.width]; })"""
+    )
+    assert train[0] <= steps[0] and steps[1] <= train[1] + 1 and steps[1] - steps[0] > 0.9 * (train[1] - train[0]) > 300
     page.js("document.querySelector('#timeline svg[tabindex]').focus()")
     page.press(*["ArrowRight"] * 24)
     [told] = page.texts("#timeline .tip")
@@ -252,7 +257,7 @@ def test_charts_follow_the_theme_and_go_to_paper(page):
     assert page.js(ink) != light
     page.look(1400, media="print")
     assert page.js("getComputedStyle(document.querySelector('#scatter-controls')).display") == "none"
-    assert page.js("document.querySelector('#timeline').getBoundingClientRect().width") <= 622
+    assert page.js("document.querySelector('#timeline').getBoundingClientRect().width") <= 562
 
 
 def test_charts_are_drawn_for_the_width_of_paper_and_say_what_they_show(page):
@@ -261,7 +266,7 @@ def test_charts_are_drawn_for_the_width_of_paper_and_say_what_they_show(page):
     for label, value in (("stage", "pretrain"), ("technique", "mha"), ("repeat", "0")):
         pick(page, "timeline", label, value)
     page.js("dispatchEvent(new Event('beforeprint'))")
-    assert page.js(wide) == 598
+    assert page.js(wide) == 538
     assert page.texts("#scatter figcaption")[0].startswith("pretrain. ")
     assert page.texts("#timeline figcaption")[0].startswith("pretrain · mha, repeat 0. ")
     page.js("dispatchEvent(new Event('afterprint'))")

@@ -51,7 +51,7 @@ function axis(ends, pixels, log) {
   const [low, high] = ends.map(move), [from, to] = pixels;
   return (value) => from + ((move(value) - low) / (high - low || 1)) * (to - from);
 }
-const PAPER_WIDTH = 598, paper = { width: 0 };
+const PAPER_WIDTH = 538, paper = { width: 0 };
 const widthOf = (figure) => paper.width || Math.max(300, figure.clientWidth - 22);
 const pen = document.createElement("canvas").getContext("2d");
 function textWidth(text, font = "12px") {
