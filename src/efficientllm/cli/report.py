@@ -1,4 +1,4 @@
-"""`report`: write a study's page, or its table as Markdown."""
+"""`report`: write a study's page, its table as Markdown, or its figures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 from efficientllm.cli.options import DEFAULT_RESULTS, Results
 from efficientllm.errors import ResultsError, UserError
 
-_FORMATS = ("html", "markdown")
+_FORMATS = ("html", "markdown", "svg", "pdf", "png")
 
 
 def report(
@@ -19,9 +19,12 @@ def report(
         str, typer.Argument(help="A study's name, as `efficientllm show` lists them.", metavar="[STUDY]")
     ] = "",
     results: Results = DEFAULT_RESULTS,
-    style: Annotated[str, typer.Option("--format", help="html or markdown.")] = "html",
+    style: Annotated[str, typer.Option("--format", help="html, markdown, or figures: svg, pdf, png.")] = "html",
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="File to write; Markdown goes to the screen without it.")
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="File to write, of figures the folder; Markdown goes to the screen without it."
+        ),
     ] = None,
     site: Annotated[
         Path | None, typer.Option("--site", help="A folder of bundles: write a static site of them.", metavar="FOLDER")
@@ -32,7 +35,7 @@ def report(
     creator: Annotated[str, typer.Option("--creator", help="With --site: who publishes it; org:NAME.")] = "",
     url: Annotated[str, typer.Option("--url", help="With --site: where it will stand.")] = "",
 ) -> None:
-    """Write a study's page as one offline HTML file, its table as Markdown, or a site of many people's bundles."""
+    """Write a study's page as one offline HTML file, its table as Markdown, its figures, or a site of many bundles."""
     if site is not None:
         from efficientllm.cli._site import write_site
 
@@ -50,6 +53,12 @@ def report(
         typer.echo(write_page(results, study)[1])
         return
     table, measurements = study_table_of(results, study)
+    if style in _FORMATS[2:]:
+        from efficientllm.report.figures.write import write_figures
+
+        for file in write_figures(table, measurements, output or results / study / "figures", style):
+            typer.echo(file)
+        return
     if style == "html":
         assert output is not None
         from efficientllm.report.html import page

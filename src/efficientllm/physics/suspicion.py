@@ -19,7 +19,7 @@ _FOREIGN_SHARE = 0.1
 #: Below so much of the time with a kernel on the device, or above so much between steps, the host sets the pace.
 _DEVICE_BUSY, _BETWEEN_STEPS = 0.7, 0.1
 #: NVML's bits for clocks held down by the power cap, by heat, by the hardware, by a power brake.
-_THROTTLE_BITS = {0x4: "power cap", 0x8: "hardware", 0x20: "heat", 0x40: "heat", 0x80: "power brake"}
+THROTTLE_BITS = {0x4: "power cap", 0x8: "hardware", 0x20: "heat", 0x40: "heat", 0x80: "power brake"}
 
 
 def long_enough(measurement: Measurement, window: Window) -> list[Finding]:
@@ -36,7 +36,7 @@ def long_enough(measurement: Measurement, window: Window) -> list[Finding]:
 def not_throttled(measurement: Measurement, window: Window) -> list[Finding]:
     """The device says of no throttling, and its clock does not fall by more than 7 % (`throttled`)."""
     reasons = window.find("throttle_reasons")
-    names = {name for bit, name in _THROTTLE_BITS.items() if reasons and _share_with(reasons, bit) > _THROTTLED_SHARE}
+    names = {name for bit, name in THROTTLE_BITS.items() if reasons and _share_with(reasons, bit) > _THROTTLED_SHARE}
     if names:
         return suspicious(window, "throttled", f"clocks were held down by {', '.join(sorted(names))}")
     clock = window.find("clock_hz")

@@ -10,32 +10,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jinja2
 import msgspec
 
 from efficientllm import __version__
-from efficientllm.analysis.catalogue import group_of
 from efficientllm.analysis.grid import apart
 from efficientllm.analysis.leaderboard import study_table
 from efficientllm.analysis.table import Section, StudyTable
 from efficientllm.analysis.words import where
 from efficientllm.records.measurement import Measurement
 from efficientllm.report import fitting, marks
+from efficientllm.report.charts import SCRIPTS, chart_data
 from efficientllm.report.claims import claim_views, untested
-from efficientllm.report.curves import curves
 from efficientllm.report.fitting import Fit
 from efficientllm.report.machines import machine_views
 from efficientllm.report.marks import Footnotes
 from efficientllm.report.page_data import PageTables
 from efficientllm.report.page_records import records
+from efficientllm.report.predicted import predictions, summary
+from efficientllm.report.predicted import shown as shown_predictions
 from efficientllm.report.view import SectionView, section_view
 
 _HERE = Path(__file__).parent
 #: In this order, in one scope.
 _SCRIPTS = (
-    "draw.js", "charts.js", "units.js", "state.js", "cells.js", "evidence.js", "copy.js", "tables.js", "details.js",
+    "draw.js", "units.js", *SCRIPTS, "state.js", "cells.js", "evidence.js", "copy.js", "tables.js", "details.js",
     "tools.js", "page.js",
 )  # fmt: skip
 #: Longest part before a colon that is set bold.
@@ -63,6 +63,7 @@ def page(table: StudyTable, measurements: Sequence[Measurement], records_at: str
     boards = drawn.boards(table, fitting.merged([fit.of(section) for section in table.sections], full))
     charted = fitting.only(full, names[:_MOST_CHARTED])
     judged = msgspec.structs.replace(table, sections=tuple(apart(fitting.only(full, names[:_MOST_CLAIMING]))))
+    predicted = predictions(measurements)
     data = {
         "recordsAt": records_at,
         "tables": drawn.tables.tables,
@@ -71,8 +72,7 @@ def page(table: StudyTable, measurements: Sequence[Measurement], records_at: str
         "reasons": list(drawn.tables.notes.reasons),
         "records": records(measurements),
         "legend": marks.LEGEND,
-        "sections": [_points(section) for section in charted],
-        "curves": curves(measurements),
+        **chart_data(charted, measurements),
     }
     return _template().render(
         table=table,
@@ -82,6 +82,9 @@ def page(table: StudyTable, measurements: Sequence[Measurement], records_at: str
         details=[table for table in drawn.tables.tables if table["picks"]],
         notes=drawn.notes,
         claims=claim_views(judged),
+        predictions=shown_predictions(predicted),
+        num_predictions=len(predicted),
+        predicted_summary=summary(predicted),
         untested=[f"{card.title} ({card.source})" if card.source else card.title for card in untested(judged)],
         headings=[where(section.stage, section.window) for section in judged.sections],
         verdict=[_lead(sentence) for sentence in table.verdict],
@@ -151,7 +154,7 @@ def _lead(sentence: str) -> tuple[str, str]:
 
 
 def _style() -> str:
-    return "\n".join((_HERE / name).read_text(encoding="utf-8") for name in ("page.css", "narrow.css"))
+    return "\n".join((_HERE / name).read_text(encoding="utf-8") for name in ("page.css", "charts.css", "narrow.css"))
 
 
 def _template() -> jinja2.Template:
@@ -163,29 +166,6 @@ def _template() -> jinja2.Template:
         undefined=jinja2.StrictUndefined,
     )
     return environment.get_template("page.html")
-
-
-def _points(section: Section) -> dict[str, Any]:
-    """Return a section's figures as the charts take them."""
-    return {
-        "heading": marks.heading(section.stage, section.window),
-        "columns": [
-            {"key": c.key, "title": c.title, "unit": c.unit, "better": c.better, "group": group_of(c.key)}
-            for c in section.columns
-        ],
-        "rows": [
-            {
-                "name": row.technique,
-                "baseline": row.baseline,
-                "front": row.on_front,
-                "cells": {
-                    key: [cell.value, cell.low, cell.high] for key, cell in row.cells.items() if cell.value is not None
-                },
-            }
-            for row in section.rows
-            if row.cells
-        ],
-    }
 
 
 def _json(value: object) -> str:

@@ -81,7 +81,7 @@ listeners.push(() => {
 });
 showTools();
 if (choiceOf("at")) goTo(choiceOf("at"));
-const repaint = [scatter(), curves()];
+const repaint = charts.map((chart) => chart());
 let waiting = 0;
 addEventListener("resize", () => { clearTimeout(waiting); waiting = setTimeout(() => repaint.forEach((paint) => paint()), 120); });
 let folded = [];
