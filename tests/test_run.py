@@ -371,7 +371,7 @@ def Peeks(shape):
         (["check", "nowhere.py"], "nowhere.py"),
         (["merge", "nowhere.tar.xz"], "nowhere.tar.xz"),
         (["merge", "picture.txt"], "picture.txt"),
-        (["report", "nosuch", "--format", "pdf"], "'pdf' is none of html, markdown"),
+        (["report", "nosuch", "--format", "docx"], "'docx' is none of html, markdown, svg, pdf, png"),
     ],
 )
 def test_bad_input_gets_one_line_and_exit_2(tmp_path, words, says):

@@ -67,11 +67,17 @@ def test_an_honest_study_passes_every_check():
     assert all(result.status in ("ok", "told") for result in validation.results)
 
 
+#: Studies whose visit to a device ended before they did: their documents say so, and so must their validation.
+UNFINISHED = {"contract.tar", "precisions.tar"}
+
+
 @pytest.mark.parametrize("path", BUNDLES, ids=lambda path: path.stem)
 def test_the_bundles_of_the_documents_pass_and_are_told_to_be_older(path):
     (submission,) = read(path, datasheet_by_info)
     validation = validate(submission)
-    assert validation.valid, validation.refused[:3]
+    refusing = {result.check for result in validation.results if result.status == "refused"}
+    assert refusing == ({"completeness"} if path.stem in UNFINISHED else set()), validation.refused[:3]
+    assert all("is missing on machine" in str(refused) for refused in validation.refused)
     told = [fault.why for result in validation.results for fault in result.faults]
     assert any("protocol version" in why and "older" in why for why in told)
 

@@ -23,8 +23,30 @@ from efficientllm.registry import file_sha256
 _PREFIX = "efficientllm."
 
 
-def code_digest(settings: Settings, device: str, parent_digest: str = "") -> str:
-    """Return a hash over the code behind a trial and, where it takes an artifact, over its parent's."""
+def code_digest(settings: Settings, device: str, parent_digest: str = "", stamp: str = "") -> str:
+    """Return a hash over the code behind a trial and, where it takes an artifact, over its parent's.
+
+    A plan is gone through several times: with `package_stamp`, what was found under the same one is not sought again.
+    """
+    if not stamp:
+        return _code_digest(settings, device, parent_digest)
+    key = (stamp, type(settings), msgspec.json.encode(settings), device, parent_digest)
+    if key not in _FOUND:
+        _FOUND[key] = _code_digest(settings, device, parent_digest)
+    return _FOUND[key]
+
+
+def package_stamp() -> str:
+    """Return what changes with every file of the package that is edited, added or taken away."""
+    files = ((str(path), path.stat().st_mtime_ns) for path in sorted(catalog.PACKAGE.rglob("*.py")))
+    return hashlib.sha256(repr(list(files)).encode()).hexdigest()
+
+
+#: Stamp, kind and text of settings, device, parent's digest -> digest.
+_FOUND: dict[tuple[str, type, bytes, str, str], str] = {}
+
+
+def _code_digest(settings: Settings, device: str, parent_digest: str) -> str:
     workload = catalog.path_of("workload", str(type(settings).__struct_config__.tag))
     roots = [catalog.PACKAGE / "bench" / "worker.py", workload, *_entry_files(settings, device)]
     return digest_of(roots, parent_digest)

@@ -9,7 +9,7 @@ from pathlib import Path
 import efficientllm
 from efficientllm.bench.batch import Workers
 from efficientllm.bench.ceilings import PATIENCE_S, calibrate, ceilings_of, matmul_peak
-from efficientllm.bench.digest import code_digest
+from efficientllm.bench.digest import code_digest, package_stamp
 from efficientllm.bench.distinct import distinct_models, read_text
 from efficientllm.bench.folders import artifact_folder, checkpoint_folder, forget_checkpoints
 from efficientllm.bench.forecast import Outlook, not_tried
@@ -258,12 +258,13 @@ class StudyRun:
 
     def _find_environments(self) -> None:
         """Find each trial's environment, parents before those that take their artifacts, as the plan lists them."""
+        stamp = package_stamp()
         for trial in self.plan.trials:
-            self._environments[trial.id] = self._environment(trial)
+            self._environments[trial.id] = self._environment(trial, stamp)
 
-    def _environment(self, trial: Trial) -> Environment:
+    def _environment(self, trial: Trial, stamp: str) -> Environment:
         parent = self._environments.get(trial.parent)
-        digest = code_digest(trial.settings, self.device.kind, parent.code_digest if parent else "")
+        digest = code_digest(trial.settings, self.device.kind, parent.code_digest if parent else "", stamp)
         return probe_environment(self.device, digest, self.threads, self._places.others(trial))
 
     @property

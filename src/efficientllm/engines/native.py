@@ -194,8 +194,10 @@ class NativeEngine:
 
     def _as_it_is(self) -> AbstractContextManager[Any]:
         """Return a region in which layers run uncompiled: texts of other lengths would compile them anew."""
-        region: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
-        return region if self._settings.compile else nullcontext()
+        if not self._settings.compile:
+            return nullcontext()
+        region: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")  # holds from here on
+        return region
 
     def _capture(self, state: DecoderState) -> CapturedStep:
         length = state.length

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 #: Rises with every change that moves a measured value; CHANGELOG's section "Changes the numbers" says how.
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 
 
 class Protocol(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
