@@ -27,7 +27,7 @@ def missing_rows(group: Group, parted: Sequence[Group], stages: Mapping[str, str
         if parent.stage != source or parent.records()[0].environment.machine_id != machine:
             continue
         for axes, parents in parent.rows.items():
-            here = any(dict(axes).items() <= one.items() for one in present)
+            here = axes in group.rows or any(dict(axes).items() <= one.items() for one in present)
             if not here and not any(counts(record) for record in parents):
                 reason = f"not measured: {source} ended {parents[0].outcome}: {parents[0].reason}"
                 rows.append(Row(technique=parents[0].trial.technique(), outcome="missing", reason=reason))

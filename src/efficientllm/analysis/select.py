@@ -43,6 +43,9 @@ def select(measurements: Sequence[Measurement]) -> Selection:
             attempts.setdefault(key, []).append(measurement)
     chosen, left_out = [], []
     for candidates in attempts.values():
+        if len(candidates) == 1 and counts(candidates[0]):
+            chosen.append(candidates[0])
+            continue
         newest = max(candidates, key=lambda m: m.started_at)
         current = [m for m in candidates if m.environment.id == newest.environment.id]
         best = max(current, key=lambda m: (counts(m), m.started_at))

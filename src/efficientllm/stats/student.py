@@ -5,7 +5,10 @@ From `scipy.special`: `scipy.stats` gives the same numbers and takes three times
 
 from __future__ import annotations
 
+from functools import lru_cache
 
+
+@lru_cache(maxsize=4096)  # a large study asks for the same few over and over
 def t_quantile(probability: float, df: float) -> float:
     """Return the value that a t variable with `df` degrees of freedom stays below with `probability`.
 
