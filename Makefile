@@ -15,7 +15,7 @@ demo: $(VENV)/installed
 	$(BIN)/efficientllm run quickstart
 
 test: check
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not prove"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not prove" --ignore tests/house
 
 prove: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -n 2 -m prove tests --timeout 1100

@@ -47,7 +47,7 @@ def main() -> None:
 
 def report(name: str, layer: BlockLinear, dtype: torch.dtype, bound: float, copy_rate: float) -> bool:
     """Print a format's line; return whether the kernel agrees."""
-    expected = plain_matrix(Blocks(*layer._blocks()), *layer._form(), torch.float64)
+    expected = plain_matrix(Blocks(*layer.fields()), *layer.form(), torch.float64)
     apart = ((layer.weight.double() - expected).norm() / expected.norm()).item()
     del expected
     moved = layer.packed_bytes() + layer.weight.nbytes

@@ -176,7 +176,7 @@ def dequantise():
         for rows, columns, dtype in ((40, 128, torch.float32), (37, 111, torch.bfloat16), (3, 7, torch.float16)):
             drawn = torch.randn(rows, columns) * torch.logspace(-3, 3, rows)[:, None]
             layer = entry.pack(drawn.to(dtype), None, **options)
-            packed, form = _blocks.Blocks(*layer._blocks()), layer._form()
+            packed, form = _blocks.Blocks(*layer.fields()), layer.form()
             got = _dequantise_kernel.matrix(packed, *form, dtype)
             expected = _blocks.plain_matrix(packed, *form, torch.float64)
             assert got.isfinite().all(), "a number that is not finite"
