@@ -91,6 +91,8 @@ def path_of(kind: str, name: str, where: str = "") -> Path:
         UnknownNameError: no such entry; the message names the nearest.
         NoSuchFileError: a path that leads to no such file; the message says what was looked for.
     """
+    if _is_entry(kind, name):  # the common case, without a look at all files of the folder
+        return PACKAGE / FOLDERS[kind] / f"{name}.py"
     if is_path(kind, name):
         return _own_file(kind, name, where)
     if name not in names(kind):
@@ -150,6 +152,13 @@ def slots(kind: str, name: str) -> dict[str, str]:
             found: dict[str, str] = ast.literal_eval(node.value)
             return found
     return {}
+
+
+def _is_entry(kind: str, name: str) -> bool:
+    """Whether a word is the plain name of an entry's file; recipes are no modules."""
+    plain = name.isidentifier() and not name.startswith("_") and kind != "recipe"
+    file = PACKAGE / FOLDERS[kind] / f"{name}.py"
+    return plain and file.is_file() and _has_entry(file)
 
 
 def _has_entry(path: Path) -> bool:
