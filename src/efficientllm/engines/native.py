@@ -240,7 +240,7 @@ def open_native(
     if threads:
         torch.set_num_threads(threads)
     dtype, after_block = weight_format(settings, where)
-    # Packed layer by layer on the device, and until then on the host, whose memory is taken as it is filled.
+    # Packed layer by layer on the device: a layer that is drawn lies there, one that is read first lies on the host.
     first = where if after_block is None else torch.device("cpu")
     disk_bytes = context = 0
     if folder is not None:

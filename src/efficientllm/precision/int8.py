@@ -15,7 +15,7 @@ TOP = 127
 
 
 class Int8Linear(RowsLinear):
-    """A layer of whole numbers, which torch's own products serve."""
+    """A layer of whole numbers, served by torch's own product on a processor and by this package's on CUDA."""
 
     def served(self) -> PackedLinear:
         """Return the layer for inference."""
