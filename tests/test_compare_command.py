@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 
 import pytest
 from rich.console import Console
 from tests.two_sides import STUDY, compare, of_commit, on_machine, planted
 
-from efficientllm.cli import main as cli
 from efficientllm.report.comparison_text import comparison_markdown, print_comparison
 from efficientllm.store.bundle import write_bundle
 from efficientllm.store.folder import Study
@@ -32,18 +30,8 @@ def results(tmp_path_factory):
 
 
 @pytest.fixture
-def run(results, monkeypatch, capsys):
-    """Run the command line; return its exit code, output and errors."""
-    monkeypatch.setenv("COLUMNS", "100")
-
-    def ran(*words):
-        monkeypatch.setattr(sys, "argv", ["efficientllm", *map(str, words), "--results", str(results)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        told = capsys.readouterr()
-        return ended.value.code or 0, told.out, told.err
-
-    return ran
+def run(results, command_line):
+    return command_line(results, columns=100)
 
 
 def test_two_commits_of_a_study_exit_1_over_the_limit_and_0_within_it(run):

@@ -13,7 +13,6 @@ import efficientllm
 from efficientllm.analysis.catalogue import entries
 from efficientllm.analysis.database import ask
 from efficientllm.analysis.examples import example_study
-from efficientllm.cli import main as cli
 from efficientllm.errors import ResultsError, UnknownNameError, UserError
 from efficientllm.store import schema, views
 from efficientllm.store.folder import Study
@@ -33,18 +32,8 @@ def results(tmp_path_factory):
 
 
 @pytest.fixture
-def run(results, monkeypatch, capsys):
-    """Run the command line; return its exit code, output and errors."""
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def ran(*words):
-        monkeypatch.setattr(sys, "argv", ["efficientllm", *map(str, words), "--results", str(results)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        told = capsys.readouterr()
-        return ended.value.code or 0, told.out, told.err
-
-    return ran
+def run(results, command_line):
+    return command_line(results, columns=200)
 
 
 def test_every_table_and_view_is_described_column_by_column(results):
